@@ -1,0 +1,59 @@
+"""Compare two models: is the second as close to the true result as the first?
+
+`check` is light to import: onnx, numpy and onnxruntime wait until it is called, and `normswap.check` can be the
+function although it is also this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from normswap.check.result import CheckResult
+    from normswap.check.sources import Source
+    from normswap.reference import Array
+
+
+def check(
+    original: Source,
+    converted: Source,
+    *,
+    provider: str = "cpu",
+    inputs: Path | Mapping[str, Array] | None = None,
+    quick: bool = False,
+    control: Source | None = None,
+    changed_outputs: frozenset[str] = frozenset(),
+    progress: Callable[[str], None] | None = None,
+) -> CheckResult:
+    """Judge `converted` by its error to the float64 truth of `original`, next to the original's own.
+
+    Args:
+        original: The model that is right by definition: a path, `onnx.ModelProto` or `onnx_ir.Model`.
+        converted: The model that claims to compute the same.
+        provider: "cpu" or "cuda"; a provider that is absent or falls back is never replaced by another.
+        inputs: An .npz file, a `test_data_set` folder, or arrays by input name. They are run first; synthesized data
+            of the same shapes follow.
+        quick: Two families of inputs and one size of the free dimensions, instead of seven and three.
+        control: The original merely respelled: its error is allowed too, for models that amplify rounding.
+        changed_outputs: Outputs that are meant to differ: reported, not judged.
+        progress: Called with a line before each long step.
+
+    Raises:
+        Inconclusive: onnxruntime or the provider is absent, or the provider fell back to another.
+        InputRefused: A model cannot be read.
+        UsageError: An unknown provider, or inputs that do not fit the model.
+    """
+    from normswap.check.protocol import check as run
+
+    return run(
+        original,
+        converted,
+        provider=provider,
+        given=inputs,
+        quick=quick,
+        control=control,
+        changed_outputs=changed_outputs,
+        progress=progress or (lambda line: None),
+    )

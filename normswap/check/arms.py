@@ -1,0 +1,66 @@
+"""Run every model on every set of inputs, one model in memory at a time; results wait on disk.
+
+An arm is one way of computing all runs: a model in onnxruntime with optimizations off or on, or in float64, or in
+float64 with noise. Its results are spooled as .npy files and read back memory-mapped, so that what is held is the
+inputs, one model and one output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from normswap.check import runtime, sources
+from normswap.check.inputs import Case
+from normswap.check.truth import Evaluator, Noise
+from normswap.reference import Array
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The results of one arm: a folder with one file per run and output."""
+
+    folder: Path
+    outputs: int
+
+    def read(self, run: int) -> list[Array]:
+        """The outputs of one run, memory-mapped."""
+        return [_load(self.folder / f"{run}-{output}.npy") for output in range(self.outputs)]
+
+
+def spool(folder: Path, results: Iterable[Sequence[Array]]) -> Arm:
+    """Write the results of an arm as they come."""
+    folder.mkdir(parents=True)
+    outputs = 0
+    for run, arrays in enumerate(results):
+        outputs = len(arrays)
+        for output, array in enumerate(arrays):
+            np.save(folder / f"{run}-{output}.npy", np.asarray(array), allow_pickle=array.dtype == object)
+    return Arm(folder, outputs)
+
+
+def _load(file: Path) -> Array:
+    try:
+        mapped: Array = np.load(file, mmap_mode="r")
+    except ValueError:  # strings: written above, and pickled since numpy knows no other way
+        mapped = np.load(file, allow_pickle=True)
+    return mapped
+
+
+def deployed(path: Path, provider: str, cases: Sequence[Case], folder: Path, *, optimized: bool) -> Arm:
+    """A model in onnxruntime. Raises `Rejected` when it does not load or does not take an input."""
+    session = runtime.open_session(path, provider, optimized=optimized)
+    return spool(folder, (runtime.run(session, case.feeds) for case in cases))
+
+
+def exact(path: Path, cases: Sequence[Case], folder: Path, noise: float | None = None) -> Arm:
+    """A model in float64, disturbed by `noise` at every node if given. Raises `TruthUnavailable`."""
+    evaluator = Evaluator.open(sources.load(path))
+    disturbance = None if noise is None else Noise(noise, np.random.default_rng(NOISE_SEED))
+    return spool(folder, (evaluator.run(case.feeds, disturbance) for case in cases))
+
+
+NOISE_SEED = 20240229

@@ -1,0 +1,194 @@
+"""Float64 definitions of operators that onnx's reference implementation lacks, gets wrong, or runs too slowly.
+
+Everything else falls through to `normswap.reference`. The definitions are independent of onnxruntime and of the
+rewrites, so that truth is not judged by the thing on trial; tests compare each with onnxruntime or onnx's own data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from scipy.special import erf
+
+from normswap import reference
+from normswap.check import convolution, recurrent
+from normswap.reference import Array, Floats, Unexecutable, attribute, attribute_float
+
+Kernel = Callable[[ir.Node, Sequence["Array | None"], int], Sequence[Array]]
+
+
+def run(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    """The outputs of one node in float64. Raises `Unexecutable`, naming the node."""
+    kernel = KERNELS.get((node.domain, node.op_type))
+    if kernel is None:
+        return reference.run(node, inputs, opset)
+    arrays = [None if array is None else reference.promote(array) for array in inputs]
+    try:
+        with np.errstate(all="ignore"):
+            return kernel(node, arrays, opset)
+    except Unexecutable:
+        raise
+    except Exception as error:  # numpy raises many kinds; what cannot be run has no truth
+        raise Unexecutable(f"{node.op_type} `{node.name}`: {error}") from error
+
+
+def given(arrays: Sequence[Array | None], index: int) -> Floats:
+    """Operand `index`, which must be there, in float64."""
+    array = optional(arrays, index)
+    if array is None:
+        raise Unexecutable(f"operand {index} is missing")
+    return array
+
+
+def optional(arrays: Sequence[Array | None], index: int) -> Floats | None:
+    """Operand `index` in float64, None where it is omitted."""
+    array = arrays[index] if index < len(arrays) else None
+    return None if array is None else array.astype(np.float64, copy=False)
+
+
+# --- normalization ---------------------------------------------------------------------------------------------------
+
+
+def _per_channel(parameter: Floats, rank: int) -> Floats:
+    return parameter.reshape(-1, *[1] * (rank - 2))
+
+
+def _batch_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    if attribute(node, "training_mode", 0) or sum(bool(output.name) for output in node.outputs) > 1:
+        raise Unexecutable(f"BatchNormalization `{node.name}` is in training mode")
+    x = given(arrays, 0)
+    spatial = opset >= 9 or attribute(node, "spatial", 1)
+    scale, bias, mean, variance = (
+        _per_channel(given(arrays, i), x.ndim) if spatial else given(arrays, i) for i in (1, 2, 3, 4)
+    )
+    return [(x - mean) / np.sqrt(variance + attribute_float(node, "epsilon", 1e-5)) * scale + bias]
+
+
+def _instance_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    return [_grouped(node, arrays, given(arrays, 0).shape[1])]
+
+
+def _group_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    return [_grouped(node, arrays, attribute(node, "num_groups", 1))]
+
+
+def _grouped(node: ir.Node, arrays: Sequence[Array | None], groups: int) -> Floats:
+    """Affine ∘ RMS ∘ Center of each group of channels and space."""
+    x = given(arrays, 0)
+    channels = x.shape[1]
+    grouped = x.reshape(x.shape[0], groups, -1)
+    centered = reference.center(grouped, (2,))
+    y = reference.root_mean_square(centered, (2,), attribute_float(node, "epsilon", 1e-5)).reshape(x.shape)
+    # Opset 18 has one gain per group, opset 21 one per channel.
+    gain, bias = (np.repeat(p, channels // p.size) for p in (given(arrays, 1), given(arrays, 2)))
+    result: Floats = y * _per_channel(gain, x.ndim) + _per_channel(bias, x.ndim)
+    return result
+
+
+def _mean_variance_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    written = node.attributes.get("axes")
+    axes = tuple(written.as_ints()) if written is not None else (0, 2, 3)
+    centered = reference.center(given(arrays, 0), axes)
+    return [centered / (np.sqrt((centered * centered).mean(axis=axes, keepdims=True)) + 1e-9)]  # ε outside the root
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+
+def _gelu(x: Floats) -> Floats:
+    result: Floats = 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
+    return result
+
+
+def _gelu_tanh(x: Floats) -> Floats:
+    result: Floats = 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    return result
+
+
+def _sigmoid(x: Floats) -> Floats:
+    result: Floats = 0.5 * (1.0 + np.tanh(0.5 * x))  # never overflows
+    return result
+
+
+def _gelu_operator(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    written = node.attributes.get("approximate")
+    tanh = written is not None and written.as_string() == "tanh"
+    return [(_gelu_tanh if tanh else _gelu)(given(arrays, 0))]
+
+
+def _with_bias(function: Callable[[Floats], Floats]) -> Kernel:
+    """com.microsoft's BiasGelu and FastGelu add an optional second operand first."""
+
+    def kernel(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+        bias = optional(arrays, 1)
+        return [function(given(arrays, 0) if bias is None else given(arrays, 0) + bias)]
+
+    return kernel
+
+
+def _quick_gelu(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    x = given(arrays, 0)
+    return [x * _sigmoid(attribute_float(node, "alpha", 1.702) * x)]
+
+
+def _hard_swish(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    x = given(arrays, 0)
+    return [x * np.clip(x / 6.0 + 0.5, 0.0, 1.0)]
+
+
+def _mish(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    x = given(arrays, 0)
+    return [x * np.tanh(np.logaddexp(0.0, x))]
+
+
+def _softmax(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    """Before opset 13 everything from `axis` on is one row; onnx's reference always normalizes a single axis."""
+    x = given(arrays, 0)
+    axis = attribute(node, "axis", -1 if opset >= 13 else 1) % max(x.ndim, 1)
+    rows = x if opset >= 13 else x.reshape(math.prod(x.shape[:axis]), -1)
+    over = axis if opset >= 13 else 1
+    shifted = rows - rows.max(axis=over, keepdims=True)
+    total = np.exp(shifted).sum(axis=over, keepdims=True)
+    y = shifted - np.log(total) if node.op_type == "LogSoftmax" else np.exp(shifted) / total
+    return [y.reshape(x.shape)]
+
+
+# --- quantization ----------------------------------------------------------------------------------------------------
+
+
+def _dequantize_linear(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    if attribute(node, "block_size", 0):
+        return reference.run(node, arrays, opset)
+    x, scale, zero = given(arrays, 0), given(arrays, 1), optional(arrays, 2)
+    if scale.size > 1:
+        shape = [1] * x.ndim
+        shape[attribute(node, "axis", 1)] = -1
+        scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
+    return [(x if zero is None else x - zero) * scale]
+
+
+KERNELS: Mapping[tuple[str, str], Kernel] = {
+    ("", "BatchNormalization"): _batch_normalization,
+    ("", "InstanceNormalization"): _instance_normalization,
+    ("", "GroupNormalization"): _group_normalization,
+    ("", "MeanVarianceNormalization"): _mean_variance_normalization,
+    ("", "Gelu"): _gelu_operator,
+    ("", "HardSwish"): _hard_swish,
+    ("", "Mish"): _mish,
+    ("", "Softmax"): _softmax,
+    ("", "LogSoftmax"): _softmax,
+    ("", "DequantizeLinear"): _dequantize_linear,
+    ("", "Conv"): convolution.conv,
+    ("", "ConvTranspose"): convolution.conv_transpose,
+    ("", "Resize"): convolution.resize,
+    ("", "LSTM"): recurrent.lstm,
+    ("", "GRU"): recurrent.gru,
+    ("", "RNN"): recurrent.rnn,
+    ("com.microsoft", "Gelu"): _with_bias(_gelu),
+    ("com.microsoft", "BiasGelu"): _with_bias(_gelu),
+    ("com.microsoft", "FastGelu"): _with_bias(_gelu_tanh),
+    ("com.microsoft", "QuickGelu"): _quick_gelu,
+}

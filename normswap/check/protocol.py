@@ -1,0 +1,168 @@
+"""The course of a check: interface, inputs, every arm, truth, verdict.
+
+The verdict rests on onnxruntime with its optimizations off; the optimized arms are reported. Where the first verdict
+is a failure by rounding only, or the truth looks wrong, a second look asks how much the original amplifies rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from normswap.check import arms, files, inputs, runtime, sources
+from normswap.check.arms import Arm
+from normswap.check.choose import Plan, choose
+from normswap.check.inputs import Case
+from normswap.check.interface import Interface, compare, interface
+from normswap.check.judge import Evidence, judge
+from normswap.check.ranges import role
+from normswap.check.result import CheckResult
+from normswap.check.runtime import Rejected
+from normswap.check.sources import Source
+from normswap.check.truth import TruthUnavailable
+from normswap.check.verdict import epsilon
+from normswap.errors import Inconclusive
+from normswap.reference import Array
+
+REPEATS = 8
+"""Fresh seeds of the second look when an output has too few elements for its largest error to mean much."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compared, and how."""
+
+    original: Path
+    converted: Path
+    control: Path | None
+    provider: str
+    quick: bool
+    changed_outputs: frozenset[str]
+    progress: Callable[[str], None]
+
+
+def check(
+    original: Source,
+    converted: Source,
+    *,
+    provider: str,
+    given: Path | Mapping[str, Array] | None,
+    quick: bool,
+    control: Source | None,
+    changed_outputs: frozenset[str],
+    progress: Callable[[str], None],
+) -> CheckResult:
+    """See `normswap.check.check`."""
+    version = runtime.require(provider)
+    with TemporaryDirectory(prefix="normswap-check-") as folder:
+        scratch = Path(folder)
+        paths = [
+            None if source is None else sources.place(source, _new(scratch / name))
+            for name, source in (("original", original), ("converted", converted), ("control", control))
+        ]
+        assert paths[0] is not None
+        assert paths[1] is not None
+        request = Request(paths[0], paths[1], paths[2], provider, quick, changed_outputs, progress)
+        result = _check(request, given, scratch)
+    return replace(result, provider=provider, onnxruntime=version)
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _check(request: Request, given: Path | Mapping[str, Array] | None, scratch: Path) -> CheckResult:
+    request.progress("comparing the interfaces")
+    model = sources.load(request.original)
+    expected = interface(model)
+    comparison = compare(expected, interface(sources.load(request.converted)))
+    if comparison.broken:
+        return CheckResult("fail", "the interface changed: " + "; ".join(comparison.broken), warnings=comparison.notes)
+    own = {value.name: value for value in model.graph.inputs}
+    roles = [role(own[port.name]) for port in expected.inputs]
+    chosen = inputs.families(expected.inputs, roles, quick=request.quick)
+    data = [] if given is None else files.load(given, expected)
+
+    result = CheckResult("inconclusive", "")
+    for repeats in (1, REPEATS):
+        plan = Plan(expected.inputs, roles, chosen, repeats, request.quick)
+        try:
+            choice = choose(request.original, request.provider, plan, data, request.progress)
+        except Rejected as error:
+            return CheckResult(
+                "inconclusive", f"onnxruntime cannot run the original: {error}", warnings=comparison.notes
+            )
+        notes = (*comparison.notes, *choice.notes)
+        result, again = _compare(request, expected, choice.cases, notes, _new(scratch / f"x{repeats}"))
+        if not again:
+            break
+    return result
+
+
+def _compare(
+    request: Request, ports: Interface, cases: Sequence[Case], notes: tuple[str, ...], scratch: Path
+) -> tuple[CheckResult, bool]:
+    """The result of all arms on `cases`, and whether more seeds could overturn it."""
+    names = [port.name for port in ports.outputs]
+
+    def deployed(path: Path, name: str, *, optimized: bool = False) -> Arm:
+        request.progress(f"onnxruntime: {name}")
+        return arms.deployed(path, request.provider, cases, scratch / name, optimized=optimized)
+
+    original = deployed(request.original, "original")
+    try:
+        converted = deployed(request.converted, "converted")
+    except Rejected as error:
+        reason = f"onnxruntime runs the original but not the converted model: {error}"
+        return CheckResult("fail", reason, warnings=notes), False
+    evidence = Evidence(names, cases, original, converted, request.changed_outputs, notes)
+    if not names:
+        raise Inconclusive("the model has no outputs")
+
+    def optimized(path: Path, name: str) -> tuple[Arm | None, str]:
+        try:
+            return deployed(path, f"{name} optimized", optimized=True), ""
+        except Rejected as error:
+            return None, f"with onnxruntime's own optimizations the {name} model does not run: {error}"
+
+    arms_on = [optimized(request.original, "original"), optimized(request.converted, "converted")]
+    evidence = replace(
+        evidence,
+        optimized=(arms_on[0][0], arms_on[1][0]),
+        notes=(*notes, *(note for _, note in arms_on if note)),
+    )
+
+    try:
+        request.progress("float64: original")
+        evidence = replace(evidence, truth=arms.exact(request.original, cases, scratch / "truth"))
+    except TruthUnavailable as error:
+        return judge(replace(evidence, no_truth=str(error))).result, False
+    try:
+        request.progress("float64: converted")
+        evidence = replace(evidence, converted_truth=arms.exact(request.converted, cases, scratch / "converted truth"))
+    except TruthUnavailable as error:
+        evidence = evidence.noting(f"the converted model could not be run in float64: {error}")
+    if request.control is not None:
+        evidence = replace(evidence, controls=(deployed(request.control, "control"),))
+
+    judged = judge(evidence)
+    if judged.needs_noise:
+        request.progress("float64 with rounding noise: original")
+        eps = max(epsilon(array.dtype) for array in original.read(0) if _is_float(array))
+        try:
+            noisy = arms.exact(request.original, cases, scratch / "noise", noise=eps)
+        except TruthUnavailable as error:
+            return judge(evidence.noting(f"rounding noise could not be simulated: {error}")).result, judged.few
+        judged = judge(replace(evidence, noise=noisy))
+    return judged.result, judged.few
+
+
+def _is_float(array: Array) -> bool:
+    try:
+        epsilon(array.dtype)
+    except ValueError:
+        return False
+    return True

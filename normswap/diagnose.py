@@ -1,0 +1,121 @@
+"""Diagnosis: what a region shows on a probe, and what a region that is no norm is instead.
+
+What almost matches gets its own reason, so that nobody has to guess why a familiar-looking piece of a graph was left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from normswap import probes, regions
+from normswap.facts import Facts
+from normswap.probes import Setting
+from normswap.reference import Array, Floats
+from normswap.regions import Region
+
+# Enough to tell one law from another on noise-free probes; nothing is rewritten because of a diagnosis.
+RESEMBLANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A region's answers to one probe u: its values at u, their odd parts, and what changing one element changes."""
+
+    values: Mapping[ir.Value, Array]
+    odd: Mapping[ir.Value, Floats]
+    touched: tuple[Mapping[ir.Value, Array], Mapping[ir.Value, Array]]
+
+    @classmethod
+    def of(cls, setting: Setting, u: Floats) -> Observation:
+        """Observe the region at u. Raises `Unexecutable`."""
+        first, last = u.copy(), u.copy()
+        first.flat[0] += 0.5
+        last.flat[-1] += 0.5
+        return cls(setting.run(u), odd_part(setting, u), (setting.run(first), setting.run(last)))
+
+    def reach(self, target: ir.Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The axes along which the first, and the last, element of x has a say in other elements of the target."""
+        here, (first, last) = self.values[target], self.touched
+        return (
+            _axes_of((first[target] != here), lambda changed: changed[1:]),
+            _axes_of((last[target] != here), lambda changed: changed[:-1]),
+        )
+
+    def axes(self, target: ir.Value) -> tuple[int, ...]:
+        """The axes of a group: those along which one element of x has a say in others."""
+        first, last = self.reach(target)
+        return tuple(sorted({*first, *last}))
+
+
+def _axes_of(changed: Array, others: object) -> tuple[int, ...]:
+    assert callable(others)
+    return tuple(axis for axis in range(changed.ndim) if others(np.moveaxis(changed, axis, 0)).any())
+
+
+def odd_part(setting: Setting, x: Floats) -> dict[ir.Value, Floats]:
+    """The odd part of every value of x's shape: (v(x) − v(−x)) / 2. Raises `Unexecutable`."""
+    plus, minus = setting.run(x), setting.run(-x)
+    return {
+        value: (array.astype(np.float64) - minus[value].astype(np.float64)) / 2
+        for value, array in plus.items()
+        if array.shape == setting.shape and array.dtype == np.float64
+    }
+
+
+def reason_against(region: Region, setting: Setting, targets: Sequence[ir.Value], facts: Facts) -> str:
+    """The id of the reason why a region that has no form is no norm. Raises `Unexecutable`."""
+    u = probes.well_conditioned(setting.shape, probes.generator())
+    seen = Observation.of(setting, u)
+    grouped = [target for target in targets if target in seen.odd and seen.axes(target)]
+    if not grouped:
+        return "not-a-norm"
+    last, double = grouped[-1], odd_part(setting, 2 * u)
+    if all(_close(double[target], 2 * seen.odd[target]) for target in grouped):
+        return "center-only"
+    reduced = _reduced(region, facts)
+    if reduced is not None and (len(reduced) > 1 or seen.axes(last) not in reduced):
+        return "different-axes"
+    first, final = seen.reach(last)
+    if first != final:
+        return "partial-statistics"
+    if _epsilon_outside(setting, last, u):
+        return "epsilon-outside"
+    if any(node.op_type in regions.PIECEWISE - {"Abs"} for node in region.nodes):
+        return "piecewise"
+    loud = [odd_part(setting, scale * u)[last] for scale in (1e6, 2e6)]
+    return "other-statistic" if _close(*loud) else "not-a-norm"
+
+
+def _close(one: Floats, other: Floats) -> bool:
+    with np.errstate(all="ignore"):
+        return bool((np.abs(one - other) <= RESEMBLANCE * np.abs(one).max()).all())
+
+
+def _reduced(region: Region, facts: Facts) -> set[tuple[int, ...]] | None:
+    """The sets of axes of x that the region's reductions reduce; None where a layout operator may have moved them."""
+    rank, found = len(facts.shape(region.x) or ()), set[tuple[int, ...]]()
+    for node in region.nodes:
+        if node.op_type in regions.RIGID | regions.SIZED | regions.MATRIX_PRODUCTS:
+            return None
+        if node.op_type in regions.SUMS and node.inputs[0] is not None:
+            shape = facts.shape(node.inputs[0])
+            axes = None if shape is None else probes.reduced_axes(node, len(shape), facts)
+            if shape is None or axes is None:
+                return None
+            found.add(tuple(axis - len(shape) + rank for axis in axes))
+    return found
+
+
+def _epsilon_outside(setting: Setting, target: ir.Value, u: Floats) -> bool:
+    """Whether base/value is a line in the scale of the probe, with a foot: (a·√ms + ε)/gain."""
+    scales = (1e-6, 1e-4, 1e-2, 1.0)
+    with np.errstate(all="ignore"):
+        inverse = [scale / odd_part(setting, scale * u)[target] for scale in scales]
+        slope = (inverse[-1] - inverse[0]) / (scales[-1] - scales[0])
+        foot = inverse[0] - slope * scales[0]
+        straight = all(_close(line, foot + slope * a) for line, a in zip(inverse, scales, strict=True))
+    return straight and bool((np.abs(foot) > RESEMBLANCE * np.abs(inverse[0])).any())

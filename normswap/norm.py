@@ -1,0 +1,91 @@
+"""The view of a norm: which region of the graph computes which `Affine ∘ RMS ∘ Center`, over which groups.
+
+A view is a record beside the graph. It changes nothing: the region keeps its operators, constants and names until a
+plan or a requested respelling replaces it. Kinds differ only in which of the three parts they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import onnx_ir as ir
+
+from normswap.reference import Floats
+
+Kind = Literal["LayerNorm", "RMSNorm", "Affine"]
+Spelling = Literal["operator", "decomposed"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which of the three maps a kind of norm consists of, besides its constant Affine."""
+
+    center: bool
+    root_mean_square: bool
+
+
+PARTS: Mapping[Kind, Parts] = {
+    "LayerNorm": Parts(center=True, root_mean_square=True),
+    "RMSNorm": Parts(center=False, root_mean_square=True),
+    "Affine": Parts(center=False, root_mean_square=False),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """A constant gain or bias: its float64 array, which broadcasts against the norm's output.
+
+    `value` is the graph's own value where the parameter is one tensor taken as it is; None where it was solved for.
+    """
+
+    array: Floats
+    value: ir.Value | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """One recognized norm: output = gain · RMS(ε)(Center(input)) + bias, with Center only where the kind has it.
+
+    `axes` are the normalized axes of `input`, non-negative and ascending; `size` the number of elements in a group,
+    None where it is not static. `nodes` is the region in graph order; every one of them is needed for `output`, and
+    some may also be used elsewhere. `name` is the user's word for the site: the name of the node that makes `output`.
+    """
+
+    name: str
+    kind: Kind
+    axes: tuple[int, ...]
+    size: int | None
+    epsilon: float
+    input: ir.Value
+    output: ir.Value
+    nodes: tuple[ir.Node, ...]
+    spelling: Spelling
+    gain: Parameter | None = None
+    bias: Parameter | None = None
+    variant: str = ""
+    graph: str = ""
+
+    @property
+    def parts(self) -> Parts:
+        """Which maps this norm consists of."""
+        return PARTS[self.kind]
+
+
+@dataclass(frozen=True, eq=False)
+class Unrecognized:
+    """A reduction that is not a norm we know, with the reason: nothing that looks like a norm goes unmentioned."""
+
+    node: ir.Node
+    reason_id: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Recognition:
+    """What `recognize` found in one model."""
+
+    norms: tuple[Norm, ...] = ()
+    unrecognized: tuple[Unrecognized, ...] = ()
+    by_output: Mapping[ir.Value, Norm] = field(default_factory=dict)

@@ -1,0 +1,60 @@
+"""What operators and bytes cost, in one unit: one element touched once.
+
+Prices are what regroup will emit, so a LayerNorm that becomes RMSNorm + Add is cheaper by little, and a bias moved onto
+50,257 logits is a loss. They decide ties and trades only; nothing in a proof depends on them.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from normswap.facts import Facts
+
+# One more operator costs about as much as touching this many elements: 1 to 2 microseconds on a CPU.
+LAUNCH = 1000
+# How often each operator touches its elements; relative times on onnxruntime's CPU kernels at [1, 128, 768] are
+# LayerNorm 1.00, RMSNorm 0.56, RMSNorm + Add 0.82 (MATH.md §7), which these reproduce as 4 : 2 : 3.
+LAYER_NORM, ROOT_MEAN_SQUARE, ELEMENTWISE = 4, 2, 1
+# An explicit Center is a ReduceMean and a Sub.
+CENTER_OPERATORS, CENTER_PASSES = 2, 2
+# A new constant is not touched more often than the old one; it costs memory and disk. 64 bytes, a cache line, weigh as
+# much as one element: a 154 MB copy of an embedding costs more than ten explicit Centers behind it.
+BYTES_PER_ELEMENT = 64
+# How many elements the free dimensions stand for, all together: one short sequence.
+FREE_ELEMENTS = 128
+
+
+def elements(value: ir.Value, facts: Facts) -> int:
+    """How many elements `value` has in a nominal run: its static dimensions times `FREE_ELEMENTS` if any is free."""
+    dims = facts.dims(value)
+    if dims is None:
+        return FREE_ELEMENTS
+    count = FREE_ELEMENTS if None in dims else 1
+    for size in dims:
+        count *= 1 if size is None else size
+    return count
+
+
+def elementwise(value: ir.Value, facts: Facts) -> int:
+    """One Add or Mul that makes a value like `value`."""
+    return LAUNCH + ELEMENTWISE * elements(value, facts)
+
+
+def center(value: ir.Value, facts: Facts) -> int:
+    """One explicit Center of `value`."""
+    return CENTER_OPERATORS * LAUNCH + CENTER_PASSES * elements(value, facts)
+
+
+def layer_norm_to_rms_norm(value: ir.Value, facts: Facts, *, bias_stays: bool) -> int:
+    """What is saved when a LayerNorm of `value` becomes an RMSNorm, and an Add if its bias stays behind."""
+    saved = (LAYER_NORM - ROOT_MEAN_SQUARE) * elements(value, facts)
+    return saved - (elementwise(value, facts) if bias_stays else 0)
+
+
+def copy(constant: ir.Value, facts: Facts) -> int:
+    """A second copy of `constant`."""
+    shape, dtype = facts.shape(constant) or (), facts.dtype(constant)
+    count = 1
+    for size in shape:
+        count *= size
+    return 1 + int(count * (dtype.itemsize if dtype is not None else 4)) // BYTES_PER_ELEMENT

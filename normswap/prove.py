@@ -1,0 +1,294 @@
+"""Proofs: one obligation per node that touches a label, executed in float64 on the model's own constants.
+
+    pull    n'(T_in(x)) = T_out(n(x))
+    push    n(T_in(x)) = T_out(n'(x))
+
+The labels are read off the plan's values, not off what a transfer claimed, so every reader of a changed value is
+checked whether or not the planner thought of it. Induction over the graph's order makes the obligations a proof of the
+whole plan, up to rounding. What cannot be executed has failed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from normswap import maps, reference
+from normswap.facts import Facts
+from normswap.maps import Integers, Map
+from normswap.norm import Norm
+from normswap.plan import Plan, Scene
+from normswap.reference import Array, Floats
+from normswap.transfer.step import Step
+
+# Relative to the operator on absolute values: rounding of float64 sums of a few thousand terms is 1e-13, and a wrong
+# map is wrong by far more (MATH.md §11).
+TOLERANCE = 1e-9
+# How many positions are kept of an axis that the map does not look at and that may be cut.
+CUT = 16
+# Activations are normal with this mean and deviation: a missing Center shows, and nothing cancels.
+MEAN, DEVIATION = 0.75, 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class Obligation:
+    """One equation: at which node, its largest relative error, and why it failed (empty if it holds)."""
+
+    node: str
+    error: float
+    failure: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the equation was executed and is true."""
+        return not self.failure
+
+
+def prove(scene: Scene, plan: Plan) -> tuple[Obligation, ...]:
+    """Execute every obligation of `plan`, on the graph before it is rewritten."""
+    return tuple(_obligations(scene, plan))
+
+
+def _obligations(scene: Scene, plan: Plan) -> Iterator[Obligation]:
+    touched: dict[ir.Node, None] = dict.fromkeys(plan.steps)
+    norms: dict[Norm, None] = {goal.norm: None for goal in plan.goals}
+    for value in plan.labels:
+        if value.is_graph_output() and value.name not in scene.changeable and value not in plan.explicit:
+            yield Obligation(f"output {value.name}", np.inf, "an output of the model would change")
+        producer = value.producer()
+        if producer is not None and producer not in scene.owners:
+            touched[producer] = None
+        for use in value.uses():
+            if use.node in scene.owners:
+                norms[scene.owners[use.node]] = None
+            else:
+                touched[use.node] = None
+    for node in touched:
+        yield _node_obligation(scene, plan, node)
+    for norm in norms:
+        yield _norm_obligation(scene, plan, norm)
+
+
+def _read(plan: Plan, value: ir.Value, *, moved: bool) -> Map | None:
+    """The map between the old value and the form that a reader sees; None for the identity."""
+    if plan.direction == "pull":
+        if moved and value in plan.explicit:
+            return plan.explicit[value]
+        return plan.labels.get(value)
+    if not moved and value in plan.explicit:
+        return None
+    return plan.labels.get(value)
+
+
+def _generator(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def _node_obligation(scene: Scene, plan: Plan, node: ir.Node) -> Obligation:
+    step = plan.steps.get(node)
+    name = node.name or node.op_type
+    try:
+        error = _check_node(scene.facts, plan, node, step)
+    except (reference.Unexecutable, maps.Unmappable, KeyError, ValueError, IndexError) as problem:
+        return Obligation(name, np.inf, f"could not be executed: {problem}")
+    return Obligation(name, error, "" if error <= TOLERANCE else f"differs by {error:.1e}")
+
+
+def _check_node(facts: Facts, plan: Plan, node: ir.Node, step: Step | None) -> float:
+    rng = _generator(node.name or node.op_type)
+    cuts = _cuts(facts, node, step or Step(), rng)
+    old: list[Array | None] = []
+    new: list[Array | None] = []
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            old.append(None)
+            new.append(None)
+            continue
+        cut = cuts.get(index, {})
+        if step is not None and index in step.constants:
+            array = facts.float64(value, cut)
+            old.append(array)
+            new.append(maps.apply(_cut_map(step.constants[index], cut, array.ndim), array))
+            continue
+        drawn = _draw(facts, node, step or Step(), index, cut, cuts, rng)
+        moved = step is not None and index in step.inputs
+        label = _read(plan, value, moved=moved)
+        mapped = drawn if label is None else maps.apply(_cut_map(label, cut, drawn.ndim), drawn.astype(np.float64))
+        old.append(drawn if plan.direction == "pull" else mapped)
+        new.append(mapped if plan.direction == "pull" else drawn)
+    for index, shape in (step.created if step is not None else {}).items():
+        assert step is not None
+        new += [None] * (index + 1 - len(new))
+        new[index] = maps.apply(step.constants[index], np.zeros(shape))
+    return _compare(facts, plan, node, old, new)
+
+
+def _compare(
+    facts: Facts, plan: Plan, node: ir.Node, old: Sequence[Array | None], new: Sequence[Array | None]
+) -> float:
+    opset = facts.opset(node)
+    before, after = reference.run(node, old, opset), reference.run(node, new, opset)
+    sizes = reference.run(node, [_absolute(array) for array in old], opset)
+    also = reference.run(node, [_absolute(array) for array in new], opset)
+    worst = 0.0
+    for value, left, right, size, other in zip(node.outputs, before, after, sizes, also, strict=False):
+        label = plan.labels.get(value)
+        if left.dtype != np.float64:
+            worst = max(worst, 0.0 if np.array_equal(left, right) else np.inf)
+            continue
+        scale = np.abs(size) + np.abs(other)
+        if label is not None and plan.direction == "pull":
+            left, scale = maps.apply(label, left.astype(np.float64)), _size_of(label, scale)
+        elif label is not None:
+            right, scale = maps.apply(label, right.astype(np.float64)), _size_of(label, scale)
+        worst = max(worst, relative_error(left, right, scale))
+    return worst
+
+
+def relative_error(left: Array, right: Array, scale: Floats) -> float:
+    """The largest |left − right| relative to `scale`; infinite where shapes or non-finite values differ."""
+    if left.shape != right.shape:
+        return np.inf
+    if not np.isfinite(left).all() or not np.isfinite(right).all():
+        return np.inf
+    difference = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    floor = np.finfo(np.float64).tiny
+    return float((difference / np.maximum(np.broadcast_to(scale, difference.shape), floor)).max(initial=0.0))
+
+
+def _absolute(array: Array | None) -> Array | None:
+    return np.abs(array) if array is not None and array.dtype == np.float64 else array
+
+
+def _size_of(label: Map, scale: Floats) -> Floats:
+    """|T|(m): the most that the map of something of size m can be."""
+    spread = maps.Map(label.group, np.ones((1,) * label.rank), np.zeros((1,) * label.rank))
+    means = scale - maps.apply(spread, scale)
+    result: Floats = np.abs(label.scale) * (scale + np.abs(means)) + np.abs(label.offset())
+    return result
+
+
+# --- probes ---------------------------------------------------------------------------------------------------------
+
+
+def _cuts(facts: Facts, node: ir.Node, step: Step, rng: np.random.Generator) -> dict[int, dict[int, Integers]]:
+    """Per input: the positions kept along each axis that may be cut, the same for axes that belong together."""
+    result: dict[int, dict[int, Integers]] = {}
+    for together in step.cut:
+        sizes = set()
+        for along in together:
+            value = node.inputs[along.index]
+            shape = None if value is None else facts.shape(value)
+            if shape is None:
+                raise ValueError(f"the shape of input {along.index} is not known")
+            sizes.add(shape[along.axis])
+        size = max(sizes)
+        if len(sizes) > 1 or size <= CUT:
+            continue
+        kept = np.sort(rng.choice(size, CUT, replace=False)).astype(np.int64)
+        for along in together:
+            rank = len(facts.shape(node.inputs[along.index]) or ())  # type: ignore[arg-type]
+            result.setdefault(along.index, {})[along.axis % rank] = kept
+    return result
+
+
+def _cut_map(a_map: Map, cut: Mapping[int, Integers], rank: int) -> Map:
+    for axis, kept in cut.items():
+        a_map = maps.restricted(a_map, axis + a_map.rank - rank, kept)
+    return a_map
+
+
+def _draw(
+    facts: Facts,
+    node: ir.Node,
+    step: Step,
+    index: int,
+    cut: Mapping[int, Integers],
+    cuts: Mapping[int, Mapping[int, Integers]],
+    rng: np.random.Generator,
+) -> Array:
+    """A probe for input `index`: its own value where it is constant or follows from shapes, else random numbers."""
+    value = node.inputs[index]
+    assert value is not None
+    if facts.is_constant(value):
+        dtype = facts.dtype(value)
+        if dtype is None or dtype.is_floating_point():
+            return facts.float64(value, cut)
+    derived = None if index in step.indices else facts.derived(value)
+    if derived is not None:
+        return derived
+    shape = step.probes.get(index, facts.shape(value))
+    if shape is None:
+        raise ValueError(f"the shape of `{value.name}` is not known")
+    shape = tuple(len(cut[axis]) if axis in cut else size for axis, size in enumerate(shape))
+    if index in step.indices:
+        target = step.indices[index]
+        table = node.inputs[target.index]
+        assert table is not None
+        size = (facts.shape(table) or (1,))[target.axis]
+        kept = cuts.get(target.index, {}).get(target.axis)
+        return rng.integers(0, size if kept is None else len(kept), shape)
+    dtype = facts.dtype(value)
+    if dtype is not None and dtype == ir.DataType.BOOL:
+        return rng.random(shape) < 0.5
+    if dtype is not None and not dtype.is_floating_point():
+        return rng.integers(0, 2, shape)
+    return rng.normal(MEAN, DEVIATION, shape)
+
+
+# --- norms ----------------------------------------------------------------------------------------------------------
+
+
+def _norm_obligation(scene: Scene, plan: Plan, norm: Norm) -> Obligation:
+    try:
+        error = _check_norm(scene.facts, plan, norm)
+    except (reference.Unexecutable, KeyError, ValueError) as problem:
+        return Obligation(norm.name, np.inf, f"could not be executed: {problem}")
+    return Obligation(norm.name, error, "" if error <= TOLERANCE else f"differs by {error:.1e}")
+
+
+def _check_norm(facts: Facts, plan: Plan, norm: Norm) -> float:
+    """The region on the old input against what replaces it, or against itself, on the form it will read."""
+    shape = facts.shape(norm.input)
+    if shape is None:
+        raise ValueError(f"the shape of `{norm.input.name}` is not known")
+    x = _generator(norm.name).normal(MEAN, DEVIATION, shape)
+    goal = next((goal for goal in plan.goals if goal.norm is norm), None)
+    label = _read(plan, norm.input, moved=goal is not None)
+    seen = x if label is None else maps.apply(label, x)
+    before = region(facts, norm, x)
+    after = region(facts, norm, seen) if goal is None else formula(goal.remaining, seen)
+    if plan.direction == "push" and norm.output in plan.labels:
+        after = maps.apply(plan.labels[norm.output], after)
+    return relative_error(before, after, np.abs(before) + np.abs(before).max(initial=0.0))
+
+
+def region(facts: Facts, norm: Norm, x: Floats) -> Floats:
+    """The norm's nodes, executed in float64."""
+    values: dict[ir.Value, Array] = {norm.input: x}
+    for node in norm.nodes:
+        inputs = [None if v is None else values[v] if v in values else _other(facts, v) for v in node.inputs]
+        for value, array in zip(node.outputs, reference.run(node, inputs, facts.opset(node)), strict=False):
+            values[value] = array
+    return np.asarray(values[norm.output], dtype=np.float64)
+
+
+def _other(facts: Facts, value: ir.Value) -> Array:
+    array = facts.derived(value)
+    if array is None:
+        raise ValueError(f"`{value.name}` is neither constant nor derived from shapes")
+    return array
+
+
+def formula(norm: Norm, x: Floats) -> Floats:
+    """gain · RMS(ε)(Center(x)) + bias in float64, with the parts that the norm has."""
+    y = reference.center(x, norm.axes) if norm.parts.center else x
+    if norm.parts.root_mean_square:
+        y = reference.root_mean_square(y, norm.axes, norm.epsilon)
+    if norm.gain is not None:
+        y = y * norm.gain.array
+    return y if norm.bias is None else y + norm.bias.array

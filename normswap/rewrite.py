@@ -1,0 +1,188 @@
+"""Apply an accepted plan: new constants, explicit maps, and norms without the part that moved.
+
+Nothing else changes: a moved operator keeps its node, name, attributes and operand order. Old constants are never
+edited; one that nobody reads any more leaves the graph, and the new one takes over its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import onnx_ir as ir
+
+from normswap.emit import DOMAIN, Emitter, canonical, explicit
+from normswap.facts import Facts
+from normswap.maps import Map
+from normswap.norm import Norm
+from normswap.plan import Goal, Plan
+
+
+@dataclass(eq=False)
+class Change:
+    """What `apply` did: norms and values by what took their place, and the explicit maps that were put in."""
+
+    norms: dict[Norm, Norm] = field(default_factory=dict)
+    values: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    constants: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    inserted: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+
+def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
+    """Rewrite the graph that `facts` describe as `plan` says, and extend `facts` to the new values.
+
+    Unless `eager`, no constant is computed now: enough for a trial.
+
+    Raises `emit.NotFinite` where a new constant does not fit into its type; the graph is then half rewritten.
+    """
+    change, emitter = Change(), Emitter.of(facts, eager=eager)
+    _replace_constants(plan, emitter, change)
+    for value, a_map in plan.explicit.items():
+        nodes = explicit(emitter, a_map, value)
+        _insert_after(value, nodes)
+        change.inserted[value] = nodes[-1].outputs[0]
+        if plan.direction == "pull":
+            _redirect(plan, value, nodes[-1].outputs[0])
+        else:
+            _restore(plan, emitter, value, nodes)
+    for goal in plan.goals:
+        change.norms[goal.norm] = _rebuild(plan, goal, emitter, change)
+    _drop_unused(change.constants, facts.model.graph)
+    return change
+
+
+def followed(norms: Iterable[Norm], change: Change) -> list[Norm]:
+    """The norms after `change`: those that lost a part replaced, the others reading the values that are there now."""
+    result = [change.norms.get(norm, norm) for norm in norms]
+    return [replace(norm, input=_now(change, norm.input), output=_now(change, norm.output)) for norm in result]
+
+
+def _now(change: Change, value: ir.Value) -> ir.Value:
+    while value in change.values:
+        value = change.values[value]
+    return value
+
+
+# --- constants ------------------------------------------------------------------------------------------------------
+
+
+def _replace_constants(plan: Plan, emitter: Emitter, change: Change) -> None:
+    """One new constant per old one and map, shared by all moved operators that want it."""
+    facts = emitter.facts
+    made: dict[tuple[object, ...], ir.Value] = {}
+    for node, step in plan.steps.items():
+        for index, a_map in step.constants.items():
+            if index in step.created:
+                dtype = facts.dtype(node.outputs[0]) or ir.DataType.FLOAT
+                new = emitter.constant(f"{node.name or node.op_type}/bias", step.created[index], a_map, dtype)
+                node.resize_inputs(max(len(node.inputs), index + 1))
+            else:
+                old = node.inputs[index]
+                assert old is not None
+                key = (old, a_map.key())
+                if key not in made:
+                    dtype = facts.dtype(old) or ir.DataType.FLOAT
+                    made[key] = emitter.constant(f"{old.name}/moved", old, a_map, dtype)
+                    change.constants[old] = made[key]
+                new = made[key]
+            node.replace_input_with(index, new)
+
+
+def _drop_unused(replaced: Mapping[ir.Value, ir.Value], graph: ir.Graph) -> None:
+    for old, new in replaced.items():
+        if old.uses() or old.is_graph_output() or old.is_graph_input():
+            continue
+        if old.is_initializer() and old.graph is graph:
+            name = old.name
+            assert name is not None
+            del graph.initializers[name]
+            del graph.initializers[new.name or ""]
+            new.name = name
+            graph.register_initializer(new)
+        elif (node := old.producer()) is not None:
+            _remove_dead(node)
+
+
+def _remove_dead(node: ir.Node) -> None:
+    """Remove `node` if nobody reads it, and then what served only it."""
+    graph = node.graph
+    if graph is None or any(value.uses() or value.is_graph_output() for value in node.outputs):
+        return
+    sources = [value for value in node.inputs if value is not None]
+    graph.remove(node, safe=True)
+    for value in sources:
+        producer, home = value.producer(), value.graph
+        if producer is not None:
+            _remove_dead(producer)
+        elif value.is_initializer() and not (value.is_graph_input() or value.is_graph_output() or value.uses()):
+            assert isinstance(home, ir.Graph)
+            home.initializers.pop(value.name or "", None)
+
+
+# --- explicit maps --------------------------------------------------------------------------------------------------
+
+
+def _moved_inputs(plan: Plan, node: ir.Node) -> Mapping[int, Map]:
+    step = plan.steps.get(node)
+    return {} if step is None else step.inputs
+
+
+def _redirect(plan: Plan, value: ir.Value, changed: ir.Value) -> None:
+    """pull: `changed` is the changed form of `value`, for the moved operators that read it."""
+    for use in list(value.uses()):
+        if use.idx in _moved_inputs(plan, use.node):
+            use.node.replace_input_with(use.idx, changed)
+
+
+def _restore(plan: Plan, emitter: Emitter, value: ir.Value, nodes: list[ir.Node]) -> None:
+    """push: `value` is now made in changed form; everybody who is not moved reads the restored one, by its old name."""
+    restored, first = nodes[-1].outputs[0], nodes[0]
+    for use in list(value.uses()):
+        if use.node is not first and use.idx not in _moved_inputs(plan, use.node):
+            use.node.replace_input_with(use.idx, restored)
+    name = value.name
+    value.name = emitter.name(f"{name}/unmoved")
+    restored.name = name
+    outputs = emitter.facts.model.graph.outputs
+    for index, output in enumerate(outputs):
+        if output is value:
+            outputs[index] = restored
+
+
+def _insert_after(value: ir.Value, nodes: list[ir.Node]) -> None:
+    producer = value.producer()
+    if producer is not None and producer.graph is not None:
+        producer.graph.insert_after(producer, nodes)
+        return
+    graph = value.graph
+    assert isinstance(graph, ir.Graph)
+    graph.insert_before(next(iter(graph)), nodes)
+
+
+# --- norms ----------------------------------------------------------------------------------------------------------
+
+
+def _rebuild(plan: Plan, goal: Goal, emitter: Emitter, change: Change) -> Norm:
+    """Replace the norm's region by what remains of it; its output and its last node keep their names."""
+    norm, remaining = goal.norm, goal.remaining
+    source = _now(change, norm.input)
+    if plan.direction == "pull":
+        source = change.inserted.get(goal.value, source)
+    anchor = norm.nodes[-1]
+    graph = anchor.graph
+    assert graph is not None
+    nodes = canonical(emitter, remaining, source) if remaining.parts.root_mean_square else []
+    graph.insert_after(anchor, nodes)
+    new = nodes[-1].outputs[0] if nodes else source
+    norm.output.replace_all_uses_with(new, replace_graph_outputs=True)
+    change.values[norm.output] = new
+    for node in reversed(norm.nodes):
+        _remove_dead(node)
+    if nodes:
+        core = nodes[0]
+        core.name = anchor.name
+        core.metadata_props.update(anchor.metadata_props)
+        name, norm.output.name = norm.output.name, None
+        new.name = name
+    kept = tuple(node for node in nodes if node.domain == DOMAIN)
+    return replace(remaining, input=source, output=new, nodes=tuple(nodes) if remaining.bias else kept)

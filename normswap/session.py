@@ -1,0 +1,84 @@
+"""One working copy of a model on its way through plans: its facts, its norms, and the ledger so far.
+
+`move` is the only way anything changes: plan, prove, apply. A plan with an obligation that does not hold is dropped,
+and the model stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from normswap import affine, facts, recognize, rewrite
+from normswap.facts import Facts
+from normswap.ledger import Proof, Refusal, Rewrite
+from normswap.norm import Norm, Unrecognized
+from normswap.plan import Goal, Plan, Scene
+from normswap.prove import Obligation, prove
+from normswap.refusals import explain
+
+Planner = Callable[[Scene, Sequence[Goal]], Plan]
+
+
+@dataclass(eq=False)
+class Session:
+    """A model that may be changed, and what is known and was done so far."""
+
+    model: ir.Model
+    facts: Facts
+    norms: list[Norm]
+    scales: list[Norm]
+    unrecognized: tuple[Unrecognized, ...] = ()
+    changeable: frozenset[str] = frozenset()
+    proving: bool = True
+    rewrites: list[Rewrite] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+    @staticmethod
+    def of(model: ir.Model, changeable: Iterable[str] = (), *, proving: bool = True) -> Session:
+        """A session on a copy of `model`; the weights are shared, the graph is not."""
+        copy = model.clone()
+        known = facts.learn(copy)
+        found = recognize.recognize(copy, known)
+        return Session(
+            copy,
+            known,
+            list(found.norms),
+            affine.residual_scales(copy, known),
+            found.unrecognized,
+            frozenset(changeable),
+            proving,
+        )
+
+
+def move(session: Session, planner: Planner, goals: Sequence[Goal], rule: str, *, refuse: bool = False) -> Plan:
+    """Plan, prove and apply; with `refuse`, goals that did not move are recorded with their reason."""
+    if not goals:
+        return planner(Scene.of(session.facts, session.norms), ())
+    affines = [goal.norm for goal in goals if goal.norm.kind == "Affine"]
+    scene = Scene.of(session.facts, [*session.norms, *affines], session.changeable)
+    plan = planner(scene, goals)
+    moved = set(plan.goals)
+    if refuse:
+        session.refused += [explain(plan, goal) for goal in goals if goal not in moved]
+    obligations = prove(scene, plan) if session.proving else ()
+    failed = [obligation for obligation in obligations if not obligation.holds]
+    if failed:
+        session.refused += [_unproved(goal, failed[0]) for goal in plan.goals]
+        return planner(scene, ())
+    change = rewrite.apply(plan, session.facts, eager=session.proving)
+    session.norms = rewrite.followed(session.norms, change)
+    session.scales = rewrite.followed([scale for scale in session.scales if scale not in change.norms], change)
+    error = max((obligation.error for obligation in obligations), default=0.0)
+    proof = Proof(len(obligations), error)
+    session.rewrites += [Rewrite(goal.norm.name, rule, True, proof) for goal in plan.goals]
+    for value, new in change.inserted.items():
+        session.rewrites.append(Rewrite(new.name or "", f"{rule}/explicit", True, proof, f"one map after `{value.name}`"))
+    return plan
+
+
+def _unproved(goal: Goal, obligation: Obligation) -> Refusal:
+    reason = f"{goal.norm.kind} `{goal.norm.name}`: the step at `{obligation.node}` {obligation.failure}"
+    return Refusal(goal.norm.name, "proof-failed", reason)

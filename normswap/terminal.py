@@ -1,0 +1,234 @@
+"""What people read: the results as plain lines and small tables, nothing that a pipe or a narrow window spoils.
+
+A name in a model is data from a stranger: whatever cannot be printed is escaped, so that no name moves the cursor or
+turns the text around. On a terminal lines are wrapped to its width; in a pipe they stay whole, for grep.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from normswap.ledger import Refusal
+from normswap.reasons import REASONS
+
+if TYPE_CHECKING:
+    from normswap.check.result import CheckResult, OutputResult
+    from normswap.ledger import Conversion, Inspection, Inventory, NormRow, Rewrite
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+# Of many sites with one reason so many are spelled out; --verbose and --json give all.
+SHOWN = 3
+# Wider than any line of ours: without a terminal nothing is wrapped or cut.
+UNBOUNDED = 1_000_000
+VERDICT_STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+# A count of up to five characters and two spaces stand before the text of an entry; what belongs to it is set below.
+INDENT = 7
+
+
+def printable(text: str) -> str:
+    """`text` with every character that is not printable, or is a space other than ' ', as a Python escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _text(text: str) -> Text:
+    return Text(printable(text))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error, as rich writes to it."""
+    found = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not found.is_terminal:
+        found.width = UNBOUNDED
+    return found
+
+
+@contextmanager
+def progress(step: str) -> Iterator[Callable[[str], None]]:
+    """What is being done now, beginning with `step`, as a line on standard error if that is a terminal."""
+    with console(stderr=True).status(_text(step)) as status:
+        yield lambda step: status.update(_text(step))
+
+
+def show_inspection(out: Console, inspection: Inspection, *, verbose: bool) -> None:
+    """The norms of a model, one line per distinct one; why some cannot be changed; what is no norm that we know."""
+    _line(out, ", ".join(f"{key} {_fact(key, value)}" for key, value in inspection.model.items()))
+    rows = Counter(_norm_cells(norm) for norm in inspection.norms)
+    if rows:
+        columns = ("", "norm", "axes", "size", "epsilon", "affine", "spelled", "can become")
+        _table(out, columns, ((f"{count:,}", *cells) for cells, count in rows.items()), right=(0, 3, 4))
+    else:
+        _line(out, "no norms")
+    for target in dict.fromkeys(target for norm in inspection.norms for target in norm.can):
+        answers = [(norm.name, norm.can[target]) for norm in inspection.norms if target in norm.can]
+        refused = [
+            Refusal(name, answer["reason_id"], answer["reason"])
+            for name, answer in answers
+            if not answer["exact"] and answer["reason_id"] != "already"
+        ]
+        _refusals(out, f"cannot become {target}", refused, verbose=verbose)
+    unrecognized = [Refusal(f"{row.op} {row.node}", row.reason_id, row.reason) for row in inspection.unrecognized]
+    _refusals(out, "not recognized", unrecognized, verbose=verbose)
+
+
+def show_conversion(out: Console, conversion: Conversion, *, written: Path | None, verbose: bool) -> None:
+    """The ledger: what was done and how it was proved, what was refused and why, before and after, the check."""
+    if conversion.rewrites:
+        _heading(out, "done")
+        for (rule, exact), rewrites in _by(conversion.rewrites, lambda rewrite: (rewrite.rule, rewrite.exact)).items():
+            _entry(out, len(rewrites), _rewrites(rule, rewrites, exact=exact))
+            if verbose:
+                for rewrite in rewrites:
+                    _line(out, _site([rewrite.site], rewrite.detail, verbose=True), indent=INDENT)
+    else:
+        _line(out, "nothing was changed")
+    _refusals(out, "refused", conversion.refused, verbose=verbose)
+    _inventories(out, conversion.before, conversion.after)
+    if conversion.check is None:
+        _line(out, "not checked against the original in onnxruntime")
+    else:
+        show_check(out, conversion.check, verbose=verbose)
+    _line(out, "nothing was written" if written is None else f"wrote {written}")
+
+
+def show_check(out: Console, result: CheckResult, *, verbose: bool) -> None:
+    """The verdict; then each output's largest error to the float64 truth beside the original's own."""
+    out.print()
+    _line(out, f"check: {result.verdict}: {result.reason}", style=VERDICT_STYLES[result.verdict])
+    for warning in result.warnings:
+        _line(out, f"warning: {warning}")
+    if result.outputs:
+        columns = ("output", "", "error", "original's", "RMSE ratio", "float64", "dtype", "elements")
+        rows = (_output_cells(output) for output in result.outputs)
+        _table(out, columns, rows, right=(2, 3, 4, 5, 7))
+    for output in result.outputs:
+        if output.reason and (verbose or output.verdict != "pass"):
+            _line(out, _site([output.name], output.reason, verbose=True))
+    if result.runs:
+        families = ", ".join(
+            f"{count} {family}" for family, count in Counter(run.family for run in result.runs).items()
+        )
+        runtime = f"onnxruntime {result.onnxruntime} on {result.provider}"
+        _line(out, f"{_counted(len(result.runs), 'run')} in {runtime}, its optimizations off: {families}")
+
+
+def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
+    obligations = sum(rewrite.proof.obligations for rewrite in rewrites)
+    error = max(rewrite.proof.max_relative_error for rewrite in rewrites)
+    proofs = f"{_counted(obligations, 'proof')}, largest relative error {error:.1g}"
+    return f"{rule}, {'exact' if exact else 'approximate'} ({proofs})"
+
+
+def _norm_cells(norm: NormRow) -> tuple[str, ...]:
+    kind = f"{norm.kind} ({norm.variant})" if norm.variant else norm.kind
+    axes = ", ".join(map(str, norm.axes))
+    size = "?" if norm.size is None else f"{norm.size:,}"
+    affine = ", ".join(
+        part if origin == "constant" else f"{origin} {part}"
+        for part, origin in (("gain", norm.scale), ("bias", norm.bias))
+        if origin != "none"
+    )
+    can = "; ".join(
+        f"{target}, exact" if answer["exact"] else f"{target}: {answer['reason_id']}"
+        for target, answer in norm.can.items()
+    )
+    return kind, axes, size, f"{norm.epsilon:.3g}", affine, norm.spelling, can
+
+
+def _fact(key: str, value: object) -> str:
+    return decimal(value) if key == "bytes" and isinstance(value, int) else str(value)
+
+
+def _output_cells(output: OutputResult) -> tuple[str, ...]:
+    numbers = (output.max_error, output.original_max_error, output.rmse_ratio, output.float64_difference)
+    cells = ("-" if number is None else f"{number:.2g}" for number in numbers)
+    return output.name, output.verdict, *cells, output.dtype, f"{output.elements:,}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _inventories(out: Console, before: Inventory, after: Inventory) -> None:
+    rows = [
+        ("nodes", f"{before.nodes:,}", f"{after.nodes:,}"),
+        ("weights", decimal(before.bytes), decimal(after.bytes)),
+        *(
+            (kind, f"{before.norms.get(kind, 0):,}", f"{after.norms.get(kind, 0):,}")
+            for kind in dict.fromkeys((*before.norms, *after.norms))
+        ),
+    ]
+    _table(out, ("", "before", "after"), rows, right=(1, 2))
+
+
+def _refusals(out: Console, heading: str, refusals: Sequence[Refusal], *, verbose: bool) -> None:
+    """One entry per reason: what it means, then each sentence with the sites of which it is true."""
+    if not refusals:
+        return
+    _heading(out, heading)
+    for reason_id, alike in _by(refusals, lambda refusal: refusal.reason_id).items():
+        reason = REASONS.get(reason_id)
+        _entry(out, len(alike), f"{reason_id}: {reason.meaning}" if reason else reason_id)
+        if reason and not reason.remedy.startswith("none"):
+            _line(out, f"what helps: {reason.remedy}", indent=INDENT)
+        sentences = list(_by(alike, lambda refusal: refusal.reason).items())
+        shown = sentences if verbose else sentences[:SHOWN]
+        for sentence, same in shown:
+            _line(out, _site([refusal.site for refusal in same], sentence, verbose=verbose), indent=INDENT)
+        left = sum(len(same) for _, same in sentences[len(shown) :])
+        if left:
+            _line(out, f"... and {left:,} more: --verbose lists them", indent=INDENT)
+
+
+def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _site(names: Sequence[str], sentence: str, *, verbose: bool) -> str:
+    """`sentence` after the names of its sites, unless it names the only one itself."""
+    shown = names if verbose else names[:SHOWN]
+    more = f" and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
+    if len(names) == 1 and names[0] in sentence:
+        return sentence
+    return ": ".join(part for part in (", ".join(shown) + more, sentence) if part)
+
+
+def _heading(out: Console, text: str) -> None:
+    out.print()
+    _line(out, text, style="bold")
+
+
+def _entry(out: Console, count: int, text: str) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", no_wrap=True, min_width=INDENT - 2)
+    grid.add_column()
+    grid.add_row(f"{count:,}", _text(text))
+    out.print(grid)
+
+
+def _line(out: Console, text: str, *, indent: int = 0, style: str = "") -> None:
+    out.print(Padding(_text(text), (0, 0, 0, indent), expand=False), style=style)
+
+
+def _table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    out.print()
+    out.print(table)
