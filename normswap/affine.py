@@ -51,9 +51,11 @@ def _scales(graph: ir.Graph, facts: Facts) -> Iterator[Norm]:
 
 
 def _ends_branch(value: ir.Value, facts: Facts) -> bool:
-    """Whether `value` is read once, by an Add whose other operand is an activation."""
+    """Whether `value` is read once, by an Add whose other operand is an activation of the same shape."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != "Add":
         return False
     other = uses[0].node.inputs[1 - uses[0].idx]
-    return other is not None and other is not value and not facts.is_constant(other)
+    if other is None or other is value or facts.is_constant(other):
+        return False
+    return facts.dims(other) is not None and facts.dims(other) == facts.dims(value)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from normswap import probes, regions
 from normswap.facts import Facts
 from normswap.probes import Setting
-from normswap.reference import Array, Floats
+from normswap.reference import Array, Floats, center
 from normswap.regions import Region
 
 # Enough to tell one law from another on noise-free probes; nothing is rewritten because of a diagnosis.
@@ -40,10 +40,7 @@ class Observation:
     def reach(self, target: ir.Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The axes along which the first, and the last, element of x has a say in other elements of the target."""
         here, (first, last) = self.values[target], self.touched
-        return (
-            _axes_of((first[target] != here), lambda changed: changed[1:]),
-            _axes_of((last[target] != here), lambda changed: changed[:-1]),
-        )
+        return _axes_of(first[target] != here, slice(1, None)), _axes_of(last[target] != here, slice(-1))
 
     def axes(self, target: ir.Value) -> tuple[int, ...]:
         """The axes of a group: those along which one element of x has a say in others."""
@@ -51,9 +48,8 @@ class Observation:
         return tuple(sorted({*first, *last}))
 
 
-def _axes_of(changed: Array, others: object) -> tuple[int, ...]:
-    assert callable(others)
-    return tuple(axis for axis in range(changed.ndim) if others(np.moveaxis(changed, axis, 0)).any())
+def _axes_of(changed: Array, others: slice) -> tuple[int, ...]:
+    return tuple(axis for axis in range(changed.ndim) if np.moveaxis(changed, axis, 0)[others].any())
 
 
 def odd_part(setting: Setting, x: Floats) -> dict[ir.Value, Floats]:
@@ -70,7 +66,7 @@ def reason_against(region: Region, setting: Setting, targets: Sequence[ir.Value]
     """The id of the reason why a region that has no form is no norm. Raises `Unexecutable`."""
     u = probes.well_conditioned(setting.shape, probes.generator())
     seen = Observation.of(setting, u)
-    grouped = [target for target in targets if target in seen.odd and seen.axes(target)]
+    grouped = [target for target in targets if target in seen.odd and seen.axes(target) and seen.odd[target].any()]
     if not grouped:
         return "not-a-norm"
     last, double = grouped[-1], odd_part(setting, 2 * u)
@@ -82,12 +78,13 @@ def reason_against(region: Region, setting: Setting, targets: Sequence[ir.Value]
     first, final = seen.reach(last)
     if first != final:
         return "partial-statistics"
-    if _epsilon_outside(setting, last, u):
+    if _epsilon_outside(setting, last, seen.axes(last)):
         return "epsilon-outside"
     if any(node.op_type in regions.PIECEWISE - {"Abs"} for node in region.nodes):
         return "piecewise"
-    loud = [odd_part(setting, scale * u)[last] for scale in (1e6, 2e6)]
-    return "other-statistic" if _close(*loud) else "not-a-norm"
+    with np.errstate(all="ignore"):  # far from every epsilon, the answer keeps its direction
+        ratio = odd_part(setting, 2e6 * u)[last] / odd_part(setting, 1e6 * u)[last]
+    return "other-statistic" if _close(ratio, np.full_like(ratio, ratio.flat[0])) else "not-a-norm"
 
 
 def _close(one: Floats, other: Floats) -> bool:
@@ -101,6 +98,8 @@ def _reduced(region: Region, facts: Facts) -> set[tuple[int, ...]] | None:
     for node in region.nodes:
         if node.op_type in regions.RIGID | regions.SIZED | regions.MATRIX_PRODUCTS:
             return None
+        if node.op_type in regions.POOLS:
+            found.add(tuple(range(2, rank)))
         if node.op_type in regions.SUMS and node.inputs[0] is not None:
             shape = facts.shape(node.inputs[0])
             axes = None if shape is None else probes.reduced_axes(node, len(shape), facts)
@@ -110,12 +109,20 @@ def _reduced(region: Region, facts: Facts) -> set[tuple[int, ...]] | None:
     return found
 
 
-def _epsilon_outside(setting: Setting, target: ir.Value, u: Floats) -> bool:
-    """Whether base/value is a line in the scale of the probe, with a foot: (a·√ms + ε)/gain."""
+def _epsilon_outside(setting: Setting, target: ir.Value, axes: tuple[int, ...]) -> bool:
+    """Whether base/value is (a·√ms + ε)/gain on probes a·u: a line in a, with a foot, and one gain for several u."""
+    random, gains = probes.generator(), list[tuple[Floats, Floats]]()
     scales = (1e-6, 1e-4, 1e-2, 1.0)
-    with np.errstate(all="ignore"):
-        inverse = [scale / odd_part(setting, scale * u)[target] for scale in scales]
-        slope = (inverse[-1] - inverse[0]) / (scales[-1] - scales[0])
-        foot = inverse[0] - slope * scales[0]
-        straight = all(_close(line, foot + slope * a) for line, a in zip(inverse, scales, strict=True))
-    return straight and bool((np.abs(foot) > RESEMBLANCE * np.abs(inverse[0])).any())
+    for _ in range(2):
+        u = probes.well_conditioned(setting.shape, random)
+        with np.errstate(all="ignore"):
+            inverse = [scale / odd_part(setting, scale * u)[target] for scale in scales]
+            slope = (inverse[-1] - inverse[0]) / (scales[-1] - scales[0])
+            foot = inverse[0] - slope * scales[0]
+            if not all(_close(line, foot + slope * a) for line, a in zip(inverse, scales, strict=True)):
+                return False
+            if not (np.abs(foot) > RESEMBLANCE * np.abs(inverse[0])).any():
+                return False
+            one, other = (base / np.sqrt((base**2).mean(axis=axes, keepdims=True)) for base in (center(u, axes), u))
+            gains.append((slope * one, slope * other))
+    return any(_close(first, second) for first, second in zip(*gains, strict=True))

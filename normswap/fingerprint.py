@@ -1,7 +1,7 @@
 """Fingerprint: which values of a region are `gain · RMS(ε)(Center(x)) + bias`, found by running it, not by reading it.
 
 RMS∘Center and RMS are odd, so the bias is the even part of the region's answer to ±u. What is left, divided by the
-(centered) probe, is gain/√(ms + ε): two scales of one probe give ε, then the gain. Fresh probes of other kinds prove it.
+(centered) probe, is gain/√(ms + ε): two scales give ε, then the gain. Fresh probes of other kinds prove the whole.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def match(region: Region, facts: Facts) -> Match | str:
         form, affines = _first_form(both[0], targets)
         if form is None:
             return reason_against(region, both[0], targets, facts)
-        random, reason = probes.generator(), "other-statistic"
         piecewise = any(node.op_type in regions.PIECEWISE for node in region.nodes)
+        random, reason = probes.generator(), "not-a-norm"
         for stage, setting, fresh in (
             ("other-statistic", both[0], probes.ordinary(both[0].shape, form.epsilon, random)),
             ("size-dependent", both[1], probes.ordinary(both[1].shape, form.epsilon, random)),
@@ -104,7 +104,8 @@ def match(region: Region, facts: Facts) -> Match | str:
             fallen = affines.keys() - proved(setting, form, affines, fresh)
             if fallen:
                 first = min(targets.index(target) for target in fallen)
-                affines, reason = {t: part for t, part in affines.items() if targets.index(t) < first}, stage
+                affines = {target: part for target, part in affines.items() if targets.index(target) < first}
+                reason = "piecewise" if piecewise else stage
     except Unexecutable:
         return "not-executable"
     return Match(form, frozenset(targets.index(target) for target in affines)) if affines else reason

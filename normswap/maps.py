@@ -315,8 +315,9 @@ def _push(maps: Sequence[Map], sources: Sources) -> Map:
     if (kept == NO_SOURCE).any():
         raise Unmappable("coarser-groups", "padding puts other elements beside those of a map")
     group = names[kept]
-    touched = np.unique(group[group != UNTOUCHED], return_counts=True)
-    if not np.array_equal(touched[1], np.bincount(names[names >= 0], minlength=1)[touched[0]]):
+    kept_counts = np.bincount(group[group != UNTOUCHED], minlength=names.size)
+    all_counts = np.bincount(names[names != UNTOUCHED], minlength=names.size)
+    if ((kept_counts != 0) & (kept_counts != all_counts)).any():
         raise Unmappable("coarser-groups", "only a part of the elements that are centered together is kept")
     numbers = np.arange(kept.size, dtype=np.int64).reshape(kept.shape)
     elements = _Elements(_named_by_smallest(group, numbers), scale[kept], shift[kept], np.ones(kept.shape, bool))
@@ -341,16 +342,14 @@ def _pull(a_map: Map, sources: Sources) -> tuple[Map, ...]:
     padded = flat == NO_SOURCE
     if padded.any() and not _pull_keeps_zero(wanted, padded.reshape(kept.shape)):
         raise Unmappable("coarser-groups", "padding is centered or shifted together with the rest")
-    used = flat[~padded]
-    if np.unique(used).size != used.size:
+    if (np.bincount(flat[~padded], minlength=1) > 1).any():
         raise Unmappable("coarser-groups", "copies of one element would need different maps")
     results = []
     start = 0
     for shape in sources.inputs:
         size = int(np.prod(shape))
         mine = ~padded & (flat >= start) & (flat < start + size)
-        inside = np.unique(names[mine])
-        if np.isin(names[~mine], inside[inside != UNTOUCHED]).any():
+        if len(sources.inputs) > 1 and _shared(names[mine], names[~mine]):
             raise Unmappable("coarser-groups", "elements that are centered together come from several values")
         results.append(_scattered(wanted, flat[mine] - start, mine, shape))
         start += size
@@ -359,8 +358,14 @@ def _pull(a_map: Map, sources: Sources) -> tuple[Map, ...]:
 
 def _pull_keeps_zero(wanted: _Elements, padded: npt.NDArray[np.bool_]) -> bool:
     """Whether the map leaves zero padding zero: no shift there, and groups of padding only."""
-    mixed = np.isin(wanted.group[padded], wanted.group[~padded & (wanted.group != UNTOUCHED)]).any()
-    return not mixed and not wanted.shift[padded].any()
+    return not _shared(wanted.group[padded], wanted.group[~padded]) and not wanted.shift[padded].any()
+
+
+def _shared(left: Integers, right: Integers) -> bool:
+    """Whether some group has elements on both sides."""
+    present = np.zeros(int(max(left.max(initial=0), right.max(initial=0))) + 1, dtype=bool)
+    present[left[left != UNTOUCHED]] = True
+    return bool(present[right[right != UNTOUCHED]].any())
 
 
 def _scattered(wanted: _Elements, places: Integers, mine: npt.NDArray[np.bool_], shape: Shape) -> Map:

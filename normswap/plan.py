@@ -86,6 +86,7 @@ class Discovery:
     direction: Direction
     steps: dict[ir.Node, Step] = field(default_factory=dict)
     labels: dict[ir.Value, Map] = field(default_factory=dict)
+    goals: Mapping[Norm, Goal] = field(default_factory=dict)
     blocked: dict[ir.Value, Blocked] = field(default_factory=dict)  # pull: values whose producer cannot move
     foreign: dict[ir.Value, list[Foreign]] = field(default_factory=dict)  # readers that keep the old form
 
@@ -135,6 +136,9 @@ def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
             for use in value.uses():
                 if use.node in found.steps and use.idx in found.steps[use.node].inputs:
                     choices.requires(node, use.node)
+                goal = _goal_reading(scene, found, use.node, value)
+                if goal is not None and not is_invariant(scene, use.node, use.idx, value, goal.map):
+                    choices.requires(node, goal)
     _price_constants(scene.facts, found, choices)
     chosen = choices.best()
     steps = {node: step for node, step in found.steps.items() if node in chosen}
@@ -185,7 +189,7 @@ def _given(value: ir.Value | None) -> ir.Value:
 
 
 def _discover_pull(scene: Scene, goals: Sequence[Goal]) -> Discovery:
-    found = Discovery("pull")
+    found = Discovery("pull", goals={goal.norm: goal for goal in goals})
     work: list[tuple[ir.Value, Map]] = [(goal.value, goal.map) for goal in goals]
     while work:
         value, a_map = work.pop()
@@ -246,7 +250,7 @@ def _retract(found: Discovery) -> None:
 
 
 def _discover_push(scene: Scene, goals: Sequence[Goal]) -> Discovery:
-    found = Discovery("push")
+    found = Discovery("push", goals={goal.norm: goal for goal in goals})
     work: list[tuple[ir.Value, Map]] = [(goal.value, goal.map) for goal in goals]
     while work:
         value, a_map = work.pop()
@@ -284,6 +288,8 @@ def _foreign_readers(scene: Scene, found: Discovery, value: ir.Value, a_map: Map
         step = found.steps.get(use.node)
         if step is not None and use.idx in step.inputs:
             continue
+        if _goal_reading(scene, found, use.node, value) is not None:
+            continue
         if found.direction == "pull" and is_invariant(scene, use.node, use.idx, value, a_map):
             continue
         if use.node.graph is not _graph_of(value):
@@ -292,6 +298,13 @@ def _foreign_readers(scene: Scene, found: Discovery, value: ir.Value, a_map: Map
             owner = scene.owners.get(use.node)
             reader = f"{owner.kind} `{owner.name}`" if owner else f"{use.node.op_type} `{use.node.name}`"
             yield Foreign(value, "foreign-reader", reader)
+
+
+def _goal_reading(scene: Scene, found: Discovery, node: ir.Node, value: ir.Value) -> Goal | None:
+    """The goal, if any, that pulls a map onto `value` and reads it by `node`."""
+    norm = scene.owners.get(node)
+    goal = found.goals.get(norm) if norm is not None else None
+    return goal if goal is not None and goal.value is value else None
 
 
 def is_invariant(scene: Scene, node: ir.Node, index: int, value: ir.Value, a_map: Map) -> bool:

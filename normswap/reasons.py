@@ -60,4 +60,35 @@ REASONS: Mapping[str, Reason] = {
         "a step of the plan could not be proved on the model's own weights; this is a bug in normswap",
         "report it with the reproducer",
     ),
+    # recognition
+    "not-a-norm": Reason("this reduction is no part of a norm", "nothing to do"),
+    "center-only": Reason("a mean is subtracted, but nothing is divided by a root mean square", "nothing to do"),
+    "negated": Reason(
+        "x is subtracted from its mean (mean − x): the norm of x with every sign turned",
+        "write x − mean, if it is meant",
+    ),
+    "different-axes": Reason(
+        "its statistics are taken over other axes than those they are combined over (reductions that differ in their "
+        "axes, or a keepdims=0 that broadcasts along another axis)",
+        "none: this is neither a LayerNorm nor an RMSNorm",
+    ),
+    "partial-statistics": Reason("its statistics are taken from a part of the values that they scale", "none"),
+    "epsilon-outside": Reason(
+        "epsilon is added to the root, not under it, which no norm operator can express", "put epsilon under the root"
+    ),
+    "piecewise": Reason(
+        "a Min, Max, Clip, Where or comparison inside changes the result for some inputs",
+        "remove it, if those inputs do not occur",
+    ),
+    "size-dependent": Reason(
+        "over a dynamic axis its gain or epsilon changes with the size (as with a sample variance, N − 1)",
+        "export with a static axis, or with the population variance",
+    ),
+    "other-statistic": Reason("it divides by a statistic that is not a root mean square", "none"),
+    "other-value": Reason("the root mean square of one value scales another value", "none"),
+    "other-type": Reason("the norm gives out another element type than it takes", "cast around the norm, not within"),
+    "not-executable": Reason("the operators around this reduction could not be run on small inputs", "none"),
+    "runtime-parameter": Reason("the gain or bias of this norm is not constant", "none"),
+    "widening-parameter": Reason("the gain or bias of this norm has a higher rank than its input", "none"),
+    "statistics-used": Reason("the mean or deviation that this norm also gives out is used", "none"),
 }

@@ -9,40 +9,45 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
-from normswap import fingerprint, regions
+from normswap import fingerprint, regions, views
 from normswap.facts import Facts
-from normswap.fingerprint import Affine, Form, Match
-from normswap.norm import Kind, Norm, Parameter, Recognition, Unrecognized
-from normswap.probes import Setting
-from normswap.reference import Floats, attribute, attribute_float, promote
+from normswap.fingerprint import Match
+from normswap.norm import Norm, Recognition, Unrecognized
 from normswap.regions import Region
-
-# Every norm operator of onnx and onnxruntime whose only activation is its first input.
-OPERATORS: Mapping[tuple[str, str], Kind] = {
-    ("", "LayerNormalization"): "LayerNorm",
-    ("com.microsoft", "LayerNormalization"): "LayerNorm",
-    ("", "RMSNormalization"): "RMSNorm",
-    ("", "SimplifiedLayerNormalization"): "RMSNorm",
-    ("com.microsoft", "SimplifiedLayerNormalization"): "RMSNorm",
-}
+from normswap.views import label, unrecognized
 
 
 @dataclass
 class Findings:
-    """What has been found so far: norms, the reductions they cover, refusals, and fingerprints by structure."""
+    """What has been found so far.
+
+    `covered` are the nodes of norms; `fingerprints` the outcomes by structure; `suspects` the values that are x minus
+    a statistic which is not its mean, with the reason: their root mean square is not the second half of a norm.
+    """
 
     facts: Facts
     norms: list[Norm] = field(default_factory=list)
-    covered: set[ir.Node] = field(default_factory=set)
     unrecognized: list[Unrecognized] = field(default_factory=list)
-    fingerprints: dict[Hashable, Match | None] = field(default_factory=dict)
+    covered: set[ir.Node] = field(default_factory=set)
+    fingerprints: dict[Hashable, Match | str] = field(default_factory=dict)
+    suspects: dict[ir.Value, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A graph of the model: its path, and the order of its nodes."""
+
+    path: str
+    position: Mapping[ir.Node, int]
 
 
 def recognize(model: ir.Model, facts: Facts) -> Recognition:
-    """Every LayerNorm and RMSNorm of the main graph and of the bodies of If, Loop and Scan; the model stays as it is."""
+    """Every LayerNorm and RMSNorm of the main graph and of the bodies of If, Loop and Scan, and every other reduction.
+
+    The model stays as it is; the views refer to its own values and nodes.
+    """
     findings = Findings(facts)
     for graph, path in graphs(model.graph):
         _search(graph, path, findings)
@@ -66,108 +71,67 @@ def graphs(graph: ir.Graph, path: str = "") -> Iterator[tuple[ir.Graph, str]]:
                 yield from graphs(body, f"{path}/{step}" if path else step)
 
 
-def label(node: ir.Node) -> str:
-    """The user's word for a node: its name, or that of the value it makes."""
-    return node.name or next((value.name for value in node.outputs if value.name), None) or node.op_type
-
-
 def _search(graph: ir.Graph, path: str, findings: Findings) -> None:
-    position = regions.position_in(graph)
+    place = Place(path, regions.position_in(graph))
     for node in graph:
-        kind = OPERATORS.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+        kind = views.operator_kind(node)
         if kind is not None:
-            found = _operator(node, kind, path, findings.facts)
-            if isinstance(found, Norm):
-                findings.norms.append(found)
-            else:
-                findings.unrecognized.append(found)
+            _record(views.of_operator(node, kind, path, findings.facts), findings)
         elif node not in findings.covered and regions.is_seed(node, findings.facts):
-            norm = _decomposed(node, path, position, findings)
-            if norm is not None:
-                findings.norms.append(norm)
-                findings.covered.update(norm.nodes)
+            found = _decomposed(node, place, findings)
+            if isinstance(found, Norm):
+                _record(found, findings)
             elif node.op_type not in regions.MATRIX_PRODUCTS:
-                findings.unrecognized.append(_refusal(node, findings.facts))
+                _record(unrecognized(node, found), findings)
 
 
-# --- norm operators -------------------------------------------------------------------------------------------------
+def _record(found: Norm | Unrecognized, findings: Findings) -> None:
+    if isinstance(found, Norm):
+        findings.norms.append(found)
+        findings.covered.update(found.nodes)
+    else:
+        findings.unrecognized.append(found)
 
 
-def _operator(node: ir.Node, kind: Kind, path: str, facts: Facts) -> Norm | Unrecognized:
-    x, output = node.inputs[0], node.outputs[0]
-    dims = None if x is None else facts.dims(x)
-    if x is None or dims is None:
-        return Unrecognized(node, "unknown-shape", f"the rank of the input of `{label(node)}` could not be found")
-    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
-        return Unrecognized(
-            node, "statistics-used", f"the mean or deviation that `{label(node)}` also gives out is used"
-        )
-    axes = tuple(range(attribute(node, "axis", -1) % len(dims), len(dims)))
-    parameters: list[Parameter | None] = []
-    for value in (*node.inputs[1:3], None, None)[:2]:
-        array = None if value is None else facts.constant(value)
-        if value is not None and array is None:
-            return Unrecognized(
-                node, "runtime-parameter", f"`{value.name}`, a gain or bias of `{label(node)}`, is not constant"
-            )
-        if value is not None and array is not None and array.ndim > len(dims):
-            return Unrecognized(
-                node, "widening-parameter", f"`{value.name}` has a higher rank than the input of `{label(node)}`"
-            )
-        parameters.append(None if array is None else Parameter(_squeezed(promote(array).astype(np.float64)), value))
-    return Norm(
-        name=label(node),
-        kind=kind,
-        axes=axes,
-        size=_size(dims, axes),
-        epsilon=attribute_float(node, "epsilon", 1e-5),
-        input=x,
-        output=output,
-        nodes=(node,),
-        spelling="operator",
-        gain=parameters[0],
-        bias=parameters[1],
-        graph=path,
-    )
-
-
-def _size(dims: tuple[int | None, ...], axes: tuple[int, ...]) -> int | None:
-    size = 1
-    for axis in axes:
-        n = dims[axis]
-        if n is None:
-            return None
-        size *= n
-    return size
-
-
-def _squeezed(array: Floats) -> Floats:
-    """The array without leading axes of size 1, down to rank 1: what broadcasts the same with fewer axes."""
-    while array.ndim > 1 and array.shape[0] == 1:
-        array = array[0]
-    return array
-
-
-# --- decomposed norms -----------------------------------------------------------------------------------------------
-
-
-def _decomposed(seed: ir.Node, path: str, position: Mapping[ir.Node, int], findings: Findings) -> Norm | None:
+def _decomposed(seed: ir.Node, place: Place, findings: Findings) -> Norm | str:
+    """The norm that `seed` is a part of, or the id of the best reason why there is none."""
     facts = findings.facts
     if not regions.meets_another(seed, facts):
-        return None
+        return "not-a-norm"
+    reasons: list[str] = []
     for x in regions.candidates(seed, facts):
-        norm = _norm_from(x, seed, path, position, findings)
-        while norm is not None:
-            wider = _before_cast(norm, facts)
-            further = None if wider is None else _norm_from(wider, seed, path, position, findings)
-            if further is None or len(further.nodes) <= len(norm.nodes) + 1:
-                return norm
-            norm = further
-    return None
+        if facts.dims(x) is None:
+            reasons.append("unknown-shape")
+            continue
+        region = regions.grow(x, seed, place.position, facts)
+        found = "not-a-norm" if region is None else _norm_of(region, place, findings)
+        if isinstance(found, Norm):
+            return _widened(found, seed, place, findings)
+        reasons.append(found)
+        if found in FINAL:
+            break
+    if any(reason != "not-a-norm" for reason in reasons):
+        return next(reason for reason in reasons if reason != "not-a-norm")
+    return "other-value" if regions.scales_another(seed, facts) else "not-a-norm"
+
+
+# After these, a value further back cannot be the x of a norm around the same reduction.
+FINAL = frozenset({"negated"})
+
+
+def _widened(norm: Norm, seed: ir.Node, place: Place, findings: Findings) -> Norm:
+    """The norm with the casts around it: x before a Cast, where the output is then further down too."""
+    while True:
+        x = _before_cast(norm, findings.facts)
+        region = None if x is None else regions.grow(x, seed, place.position, findings.facts)
+        found = "" if region is None else _norm_of(region, place, findings)
+        if isinstance(found, str) or len(found.nodes) <= len(norm.nodes) + 1:
+            return norm
+        norm = found
 
 
 def _before_cast(norm: Norm, facts: Facts) -> ir.Value | None:
-    """What the norm's input is a copy of in another type or under another name."""
+    """What the norm's input is a copy of, in another type or under another name."""
     producer = norm.input.producer()
     if producer is None or producer.graph is not norm.nodes[0].graph or producer.op_type not in ("Cast", "Identity"):
         return None
@@ -175,28 +139,37 @@ def _before_cast(norm: Norm, facts: Facts) -> ir.Value | None:
     return producer.inputs[0] if dtype is not None and dtype.is_floating_point() else None
 
 
-def _norm_from(
-    x: ir.Value, seed: ir.Node, path: str, position: Mapping[ir.Node, int], findings: Findings
-) -> Norm | None:
-    facts = findings.facts
-    region = regions.grow(x, seed, position, facts)
-    if region is None:
-        return None
+def _norm_of(region: Region, place: Place, findings: Findings) -> Norm | str:
+    """The norm that a region computes, in x's own type; or the id of the reason why it computes none."""
+    facts, targets = findings.facts, region.targets(findings.facts)
     key = regions.key(region, facts)
     if key not in findings.fingerprints:
         findings.fingerprints[key] = fingerprint.match(region, facts)
     match = findings.fingerprints[key]
-    if match is None:
-        return None
-    targets = region.targets(facts)
-    found = [targets[number] for number in sorted(match.targets) if facts.dtype(targets[number]) == facts.dtype(x)]
-    while found:
-        output = _last_in_line(region, found)
+    if isinstance(match, str):
+        return _suspect(targets[0], region, match, findings)
+    if match.form.kind == "RMSNorm" and region.x in findings.suspects:
+        return findings.suspects[region.x]
+    found = [targets[number] for number in sorted(match.targets)]
+    first = fingerprint.parameters(region, match.form, found[0], facts)
+    if first is not None and views.is_negated(first[1], first[0]):
+        return _suspect(targets[0], region, "negated", findings)
+    alike = [value for value in found if facts.dtype(value) == facts.dtype(region.x)]
+    while alike:
+        output = _last_in_line(region, alike)
         solved = fingerprint.parameters(region, match.form, output, facts)
         if solved is not None:
-            return _norm(regions.restrict(region, output), match.form, output, *solved, path, facts)
-        found.remove(output)
-    return None
+            return views.of_region(regions.restrict(region, output), match.form, output, *solved, place.path, facts)
+        alike.remove(output)
+    return "other-type"
+
+
+def _suspect(value: ir.Value, region: Region, reason: str, findings: Findings) -> str:
+    """Note a difference of x and a statistic of x that is not Center(x)."""
+    producer = value.producer()
+    if reason != "not-a-norm" and producer is not None and producer.op_type == "Sub" and region.x in producer.inputs:
+        findings.suspects.setdefault(value, reason)
+    return reason
 
 
 def _last_in_line(region: Region, found: list[ir.Value]) -> ir.Value:
@@ -214,52 +187,3 @@ def _last_in_line(region: Region, found: list[ir.Value]) -> ir.Value:
         if not line.is_graph_output() and all(node in within for node in line.consumers()):
             line = value
     return line
-
-
-def _norm(
-    region: Region, form: Form, output: ir.Value, setting: Setting, affine: Affine, path: str, facts: Facts
-) -> Norm:
-    last = output.producer()
-    assert last is not None
-    dims = facts.dims(region.x)
-    return Norm(
-        name=label(last),
-        kind=form.kind,
-        axes=form.axes,
-        size=None if dims is None else _size(dims, form.axes),
-        epsilon=_named(form.epsilon, setting),
-        input=region.x,
-        output=output,
-        nodes=region.nodes,
-        spelling="decomposed",
-        gain=_parameter(affine.gain, 1.0, setting),
-        bias=_parameter(affine.bias, 0.0, setting),
-        graph=path,
-    )
-
-
-def _named(epsilon: float, setting: Setting) -> float:
-    """ε as the region's own constant has it, where one is equal up to the rounding of the solution."""
-    scalars = (float(array.reshape(-1)[0]) for array in setting.arrays.values() if array.size == 1)
-    return next((c for c in scalars if abs(c - epsilon) <= fingerprint.TOLERANCE * abs(c)), epsilon)
-
-
-def _parameter(solved: Floats, neutral: float, setting: Setting) -> Parameter | None:
-    """The parameter as the one tensor it is taken from, or as it was solved for; None where it does nothing."""
-    slack = fingerprint.ROUNDING * float(np.abs(solved).max(initial=1.0))
-    for value, array in setting.arrays.items():
-        if array.size > 1 and array.dtype == np.float64 and array.ndim <= solved.ndim:
-            aligned = array.reshape((1,) * (solved.ndim - array.ndim) + array.shape)
-            try:
-                same = np.abs(aligned - solved).max() <= slack
-            except ValueError:
-                continue
-            if same:
-                return Parameter(_squeezed(aligned.astype(np.float64)), value)
-    if (np.abs(solved - neutral) <= slack).all():
-        return None
-    return Parameter(_squeezed(solved))
-
-
-def _refusal(node: ir.Node, facts: Facts) -> Unrecognized:
-    return Unrecognized(node, "not-a-norm", f"{node.op_type} `{label(node)}` is not a part of a norm")

@@ -147,17 +147,32 @@ def candidates(seed: ir.Node, facts: Facts) -> Iterator[ir.Value]:
 
 def meets_another(seed: ir.Node, facts: Facts) -> bool:
     """Whether what `seed` makes meets another activation further down: else it cannot be a part of a norm."""
-    queue, seen = deque(seed.outputs), set(seed.outputs)
+    return seed.op_type in MATRIX_PRODUCTS or next(_meetings(seed, facts), None) is not None
+
+
+def scales_another(seed: ir.Node, facts: Facts) -> bool:
+    """Whether the root or inverse of what `seed` makes scales a value that it is not a statistic of."""
+    own = {*seed.outputs, *candidates(seed, facts)}
+    for node, value, rooted in _meetings(seed, facts):
+        if node.op_type in ("Mul", "Div") and rooted and value not in own:
+            return True
+    return False
+
+
+def _meetings(seed: ir.Node, facts: Facts) -> Iterator[tuple[ir.Node, ir.Value, bool]]:
+    """The nodes where what `seed` makes meets another activation, that one, and whether a root was taken before."""
+    queue, seen, rooted = deque(seed.outputs), set(seed.outputs), seed.op_type == "ReduceL2"
     while queue and len(seen) < MOST_NODES:
         for node in queue.popleft().consumers():
             if node.graph is not seed.graph or not _is_admitted(node, facts):
                 continue
-            if any(value is not None and value not in seen and _is_activation(value, facts) for value in node.inputs):
-                return True
-            fresh = [value for value in node.outputs if value not in seen]
-            seen.update(fresh)
-            queue.extend(fresh)
-    return seed.op_type in MATRIX_PRODUCTS  # x·(I − 11ᵀ/D) is a Center by itself
+            rooted = rooted or node.op_type in ("Sqrt", "Pow", "Reciprocal")
+            others = [value for value in node.inputs if value is not None and value not in seen]
+            yield from ((node, value, rooted) for value in others if _is_activation(value, facts))
+            if not any(_is_activation(value, facts) for value in others):
+                fresh = [value for value in node.outputs if value not in seen]
+                seen.update(fresh)
+                queue.extend(fresh)
 
 
 def _is_admitted(node: ir.Node, facts: Facts) -> bool:

@@ -7,6 +7,7 @@ more (a multiple of 32, a height of 48, equal sizes it did not name) is found ou
 from __future__ import annotations
 
 import ast
+import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,13 +43,18 @@ class Binding:
     sizes: tuple[tuple[str, int], ...]
 
     def shape(self, port: Port) -> tuple[int, ...]:
-        """The sizes of an input's axes; one that is bound by its position counts more than one bound by name."""
+        """The sizes of an input's axes. Raises `KeyError` for a dimension that is not bound."""
         sizes = dict(self.sizes)
-        return tuple(
-            sizes.get(f"{port.name}[{axis}]", dimension if isinstance(dimension, int) else None)
-            or evaluate(_named(port, axis, dimension), sizes)
-            for axis, dimension in enumerate(dimensions(port))
-        )
+        if port.shape is None:  # as many axes as are bound
+            return tuple(itertools.takewhile(lambda n: n >= 0, (sizes.get(f"{port.name}[{i}]", -1) for i in range(99))))
+        return tuple(_size(port, axis, dimension, sizes) for axis, dimension in enumerate(port.shape))
+
+
+def _size(port: Port, axis: int, dimension: Dimension, sizes: Sizes) -> int:
+    """What is bound by position counts more than what is bound by name."""
+    if (position := f"{port.name}[{axis}]") in sizes:
+        return sizes[position]
+    return dimension if isinstance(dimension, int) else evaluate(dimension or position, sizes)
 
 
 def dimensions(port: Port) -> tuple[Dimension, ...]:

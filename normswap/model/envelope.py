@@ -59,11 +59,11 @@ class Envelope:
         """
         stubs = _Stubs(self.tensors)
         base, ours = _serialize(self.open(), stubs), _serialize(model, stubs)
+        _list_initializers(ours, base)
         result = onnx.ModelProto()
         result.CopyFrom(self.original)
         merge(result, base, ours)
         _stubs_to_tokens(result)
-        _list_initializers(result, self.original)
         return result, tuple(stubs.stored)
 
     def _stored(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -183,21 +183,17 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
         yield from function.subgraphs()
 
 
-def _list_initializers(result: onnx.ModelProto, original: onnx.ModelProto) -> None:
+def _list_initializers(ours: onnx.ModelProto, base: onnx.ModelProto) -> None:
     """Up to IR version 3 the initializers are graph inputs too: list new ones, drop those that are gone."""
-    if result.ir_version > _LISTED_INITIALIZERS_UNTIL_IR:
+    if ours.ir_version > _LISTED_INITIALIZERS_UNTIL_IR:
         return
-    graph = result.graph
-    present = {tensor.name for tensor in graph.initializer}
-    gone = {tensor.name for tensor in original.graph.initializer} - present
-    kept = [value for value in graph.input if value.name not in gone]
-    listed = {value.name for value in (*graph.input, *original.graph.initializer)}
-    new = [
-        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        for tensor in graph.initializer
-        if tensor.name not in listed
-    ]
-    if gone or new:
-        inputs = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in (*kept, *new)]
-        del graph.input[:]
-        graph.input.extend(inputs)
+    inputs = ours.graph.input
+    before = {tensor.name for tensor in base.graph.initializer}
+    after = {tensor.name for tensor in ours.graph.initializer}
+    for position in reversed(range(len(inputs))):
+        if inputs[position].name in before - after:
+            del inputs[position]
+    listed = {value.name for value in inputs}
+    for tensor in ours.graph.initializer:
+        if tensor.name not in before | listed:
+            inputs.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import onnx
 from google.protobuf.message import Message
 
+from normswap.model import protos
+
 Key: TypeAlias = Callable[[Any], Hashable]  # of a message: each takes messages of one type
 
 
@@ -42,6 +44,10 @@ def merge(result: Message, base: Message, ours: Message) -> None:
             getattr(result, field.name).CopyFrom(after)
     if isinstance(result, onnx.GraphProto) and isinstance(base, onnx.GraphProto) and isinstance(ours, onnx.GraphProto):
         _drop_orphans(result, base, ours)
+    if isinstance(result, onnx.ModelProto) and isinstance(base, onnx.ModelProto) and isinstance(ours, onnx.ModelProto):
+        gone = defined_names(base.graph) - defined_names(ours.graph)
+        if any(entry.key in gone for training in result.training_info for entry in _bindings(training)):
+            result.ClearField("training_info")  # it trains weights that are no more
 
 
 def defined_names(graph: onnx.GraphProto) -> set[str]:
@@ -130,9 +136,20 @@ def _drop_orphans(result: onnx.GraphProto, base: onnx.GraphProto, ours: onnx.Gra
         (result.sparse_initializer, lambda sparse: sparse.values.name, gone | dense),
     )
     for items, name, orphans in described:
-        for position in reversed(range(len(items))):
-            if name(items[position]) in orphans:
-                del items[position]
+        _drop(items, name, orphans)
+    for node in result.node:
+        for configuration in node.device_configurations:
+            _drop(configuration.sharding_spec, lambda spec: spec.tensor_name, gone)
+
+
+def _drop(items: MutableSequence[Any], name: Key, orphans: set[str]) -> None:
+    for position in reversed(range(len(items))):
+        if name(items[position]) in orphans:
+            del items[position]
+
+
+def _bindings(training: onnx.TrainingInfoProto) -> list[onnx.StringStringEntryProto]:
+    return [*training.initialization_binding, *training.update_binding]
 
 
 def _by_position(message: Message) -> Hashable:
@@ -146,7 +163,7 @@ def _node_key(node: onnx.NodeProto) -> Hashable:
 
 
 _KEYS: dict[str, Key] = {
-    "ModelProto.opset_import": lambda entry: entry.domain,
+    "ModelProto.opset_import": lambda entry: protos.plain_domain(entry.domain),
     "ModelProto.metadata_props": lambda entry: entry.key,
     "ModelProto.functions": lambda function: (function.domain, function.name, function.overload),
     "ModelProto.configuration": lambda configuration: configuration.name,
@@ -158,7 +175,7 @@ _KEYS: dict[str, Key] = {
     "GraphProto.quantization_annotation": lambda annotation: annotation.tensor_name,
     "GraphProto.metadata_props": lambda entry: entry.key,
     "FunctionProto.node": _node_key,
-    "FunctionProto.opset_import": lambda entry: entry.domain,
+    "FunctionProto.opset_import": lambda entry: protos.plain_domain(entry.domain),
     "FunctionProto.attribute_proto": lambda attribute: attribute.name,
     "FunctionProto.value_info": lambda value: value.name,
     "FunctionProto.metadata_props": lambda entry: entry.key,

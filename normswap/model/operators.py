@@ -35,6 +35,8 @@ def check(model: onnx.ModelProto) -> None:
     for field in ("metadata_props", "training_info", "configuration"):
         copy.ClearField(field)
     local = {(function.domain, function.name) for function in copy.functions}
+    for entry in (*copy.opset_import, *(entry for function in copy.functions for entry in function.opset_import)):
+        entry.domain = protos.plain_domain(entry.domain)
     _hide_unknown_operators(copy, local)
     for scope, _ in protos.scopes(copy):
         if isinstance(scope, onnx.GraphProto):
@@ -51,14 +53,14 @@ def check(model: onnx.ModelProto) -> None:
 
 
 def _hide_unknown_operators(model: onnx.ModelProto, local: set[tuple[str, str]]) -> None:
-    main = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    main = {protos.plain_domain(entry.domain): entry.version for entry in model.opset_import}
     known = {schema.domain for schema in onnx.defs.get_all_schemas()}
     for scope, _ in protos.scopes(model):
         imports = main
         if isinstance(scope, onnx.FunctionProto):
-            imports = {_domain(entry.domain): entry.version for entry in scope.opset_import}
+            imports = {protos.plain_domain(entry.domain): entry.version for entry in scope.opset_import}
         for node in scope.node:
-            domain = _domain(node.domain)
+            domain = node.domain = protos.plain_domain(node.domain)
             typed = [attribute for attribute in node.attribute if attribute.type != onnx.AttributeProto.UNDEFINED]
             if len(typed) < len(node.attribute):  # as in IR version 1
                 del node.attribute[:]
@@ -71,10 +73,6 @@ def _hide_unknown_operators(model: onnx.ModelProto, local: set[tuple[str, str]])
                 node.domain = _UNKNOWN  # checked against its values, which are not here
     for imports_ in (model.opset_import, *(function.opset_import for function in model.functions)):
         imports_.add(domain=_UNKNOWN, version=1)
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
 
 
 @cache

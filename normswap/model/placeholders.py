@@ -73,6 +73,8 @@ def substitute(model: onnx.ModelProto, tensor_of: TensorOf, first_index: int) ->
         protos.stub(into, first_index + len(dense))
         dense.append(tensor)
 
+    for entry in (*model.opset_import, *(entry for function in model.functions for entry in function.opset_import)):
+        entry.domain = protos.plain_domain(entry.domain)  # onnx_ir knows this for nodes only
     for scope, _ in list(protos.scopes(model)):
         if isinstance(scope, onnx.GraphProto):
             for sparse in scope.sparse_initializer:

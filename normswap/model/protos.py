@@ -59,6 +59,11 @@ def label(node: onnx.NodeProto) -> str:
     return f"{node.op_type} that makes `{next(iter(node.output), '')}`"
 
 
+def plain_domain(domain: str) -> str:
+    """The name of an operator domain, that of ONNX itself in its usual, empty form."""
+    return "" if domain == "ai.onnx" else domain
+
+
 def is_text(field: object) -> bool:
     """Whether a string field holds UTF-8: for anything else protobuf returns bytes."""
     return isinstance(field, str)

@@ -56,7 +56,7 @@ def _check_versions(model: onnx.ModelProto) -> None:
     imports += [(entry.domain, entry.version) for function in model.functions for entry in function.opset_import]
     newest = onnx.defs.onnx_opset_version()
     for domain, version in imports:
-        if domain in ("", "ai.onnx") and not 1 <= version <= newest:
+        if not protos.plain_domain(domain) and not 1 <= version <= newest:
             raise InputRefused(f"imports opset {version}; 1 to {newest} are supported")
 
 

@@ -13,7 +13,7 @@ from normswap import maps
 from normswap.facts import Facts
 from normswap.maps import Deferred, Map
 from normswap.reference import Floats
-from normswap.transfer.step import Blocked, Request, Step, fit, labels
+from normswap.transfer.step import Blocked, Request, Step, labels, rows
 
 
 def add(request: Request) -> Step | Blocked:
@@ -29,7 +29,7 @@ def add(request: Request) -> Step | Blocked:
         if isinstance(split, Blocked):
             return split
         inputs, constants = split
-        return Step(inputs=inputs, outputs={0: request.map}, constants=constants)
+        return Step(inputs=inputs, outputs={0: request.map}, constants=constants, cut=rows(request, operands))
     assert request.at is not None
     if request.map.centers or request.map.scales:
         return Blocked("unknown-operator", "a sum of which only one operand is mapped")
@@ -41,8 +41,8 @@ def add(request: Request) -> Step | Blocked:
     if absorbers:
         # a ± (x + t) = (a ± t) ± x, and the sign of the absorbing operand itself undoes its own
         shift = maps.affine(out.rank, shift=_scaled(moved.shift, signs[absorbers[0]]))
-        return Step(inputs={request.at: request.map}, constants={absorbers[0]: shift})
-    return Step(inputs={request.at: request.map}, outputs={0: moved})
+        return Step(inputs={request.at: request.map}, constants={absorbers[0]: shift}, cut=rows(request, operands))
+    return Step(inputs={request.at: request.map}, outputs={0: moved}, cut=rows(request, operands))
 
 
 def _scaled(shift: Floats | Deferred, factor: float) -> Floats | Deferred:
@@ -89,11 +89,12 @@ def multiply(request: Request) -> Step | Blocked:
         split = labels(request, {at: Map(linear.group, linear.scale, shift)})
         if isinstance(split, Blocked):
             return split
-        return Step(inputs=split[0], outputs={0: request.map}, constants=split[1])
+        return Step(inputs=split[0], outputs={0: request.map}, constants=split[1], cut=rows(request, (0, 1)))
     out = _as_output(request, linear)
     if isinstance(out, Blocked):
         return out
-    return Step(inputs={at: request.map}, outputs={0: Map(out.group, out.scale, _broad(shift, rank))})
+    moved = Map(out.group, out.scale, _broad(shift, rank))
+    return Step(inputs={at: request.map}, outputs={0: moved}, cut=rows(request, (0, 1)))
 
 
 def _broad(shift: Floats | Deferred, rank: int) -> Floats:
@@ -153,8 +154,10 @@ def same_everywhere(request: Request) -> Step | Blocked:
         there = Map(here.group, here.scale, _scaled(here.shift, -1.0))
     if request.pulls:
         split = labels(request, {0: there})
-        return split if isinstance(split, Blocked) else Step(inputs=split[0], outputs={0: here}, constants=split[1])
-    return Step(inputs={0: here}, outputs={0: there})
+        if isinstance(split, Blocked):
+            return split
+        return Step(inputs=split[0], outputs={0: here}, constants=split[1], cut=rows(request, (0,)))
+    return Step(inputs={0: here}, outputs={0: there}, cut=rows(request, (0,)))
 
 
 def _is_inference(request: Request) -> bool:
@@ -175,7 +178,6 @@ def where(request: Request) -> Step | Blocked:
     if mask is None or (request.map.centers and not _ignores(request.dims(0), request.map, request.map.rank)):
         return Blocked("unknown-operator", "a mask that differs along the centered axis")
     split = labels(request, {1: request.map, 2: request.map})
-    return split if isinstance(split, Blocked) else Step(inputs=split[0], outputs={0: request.map}, constants=split[1])
-
-
-__all__ = ["add", "fit", "multiply", "same_everywhere", "where"]
+    if isinstance(split, Blocked):
+        return split
+    return Step(inputs=split[0], outputs={0: request.map}, constants=split[1], cut=rows(request, (0, 1, 2)))

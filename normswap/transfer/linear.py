@@ -29,11 +29,13 @@ def matmul(request: Request) -> Step | Blocked:
     rank, weight_rank, data = max(len(dims[0]), len(dims[1])), len(dims[weight] or ()), 1 - weight
     free_axis = -1 if weight == 1 else -2  # the output axis that the weight makes
     summed = -2 if weight == 1 else -1  # the weight's axis that is summed over
-    cut = ((Along(weight, summed), Along(data, -1 if data == 0 else -2)),)
+    cut = [(Along(weight, summed), Along(data, -1 if data == 0 else -2))]
+    if weight == 1 and weight_rank == 2:
+        cut += [(Along(0, axis),) for axis in range(rank - 1) if not request.map.varies(axis)]
     if request.map.rank != (rank if request.pulls else len(dims[data] or ())):
         return Blocked("unknown-shape", "a product whose rank is not what was inferred")
     if not request.pulls:
-        return _matmul_push(request, weight, weight_rank)
+        return _matmul_push(request, weight, weight_rank, cut[1:])
     if request.map.shifts:
         return Blocked("no-bias", "a product without a bias to shift")
     if only_along(request.map, [rank + free_axis]):
@@ -44,7 +46,9 @@ def matmul(request: Request) -> Step | Blocked:
     return Blocked("unknown-operator", "a product whose weight would have to mix rows and columns")
 
 
-def _matmul_push(request: Request, weight: int, weight_rank: int) -> Step | Blocked:
+def _matmul_push(
+    request: Request, weight: int, weight_rank: int, cut: Sequence[tuple[Along, ...]]
+) -> Step | Blocked:
     if weight != 1 or weight_rank != 2:
         return Blocked("unknown-operator", "a weight on the left, or a batch of weights")
     a_map, rank = request.map, request.map.rank
@@ -66,6 +70,7 @@ def _matmul_push(request: Request, weight: int, weight_rank: int) -> Step | Bloc
         inputs={0: a_map},
         outputs={} if out.is_identity else {0: out},
         constants={} if constants is None else {1: constants},
+        cut=cut,
     )
 
 

@@ -120,6 +120,26 @@ def labels(request: Request, wanted: Mapping[int, Map]) -> tuple[dict[int, Map],
     return inputs, constants
 
 
+def rows(request: Request, operands: Sequence[int]) -> list[tuple[Along, ...]]:
+    """What may be cut of an element-wise operator: every output axis the map ignores, on all operands that have it."""
+    dims = {index: request.dims(index) for index in operands}
+    rank = max((len(known) for known in dims.values() if known is not None), default=0)
+    lead = rank - request.map.rank
+    cuts = []
+    for axis in range(rank):
+        if axis >= lead and request.map.varies(axis - lead):
+            continue
+        places = {index: axis - rank + len(known) for index, known in dims.items() if known is not None}
+        together = tuple(
+            Along(index, place)
+            for index, place in places.items()
+            if place >= 0 and (dims[index] or ())[place] != 1
+        )
+        if together:
+            cuts.append(together)
+    return cuts
+
+
 def fit(a_map: Map, dims: tuple[int | None, ...] | None) -> Map | Blocked:
     """The map on an operand of shape `dims` that is broadcast to the map's rank."""
     if dims is None:

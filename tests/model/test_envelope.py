@@ -393,7 +393,7 @@ def _untyped_containers(model):
 @case("loses")
 def _nameless_nodes_and_the_long_name_of_the_domain(model):
     add_nodes(model, "a = Neg(x) z = Neg(a)", outputs="float[N,4] z")
-    model.graph.node[-1].domain = "ai.onnx"
+    model.graph.node[-1].domain = model.opset_import[0].domain = "ai.onnx"
     model.graph.value_info.add(name="a")
     model.graph.name = ""
 
@@ -476,3 +476,62 @@ def test_unchanged_model_comes_back_equal(case, caplog):
     assert not caplog.records
 
 
+
+
+def rewrite(model: ir.Model) -> None:
+    """Replace an initializer, insert a node, rewire, annotate, raise the opset: what conversions do."""
+    graph = model.graph
+    add, relu = graph[0], graph[1]
+    old = graph.initializers.pop("w")
+    tensor = ir.tensor(np.full(4, 2, np.float32), name="w.new")
+    new = ir.Value(name="w.new", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    graph.register_initializer(new)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    negated = ir.node("Neg", [add.outputs[0]], name="neg", outputs=[ir.Value(name="negated")])
+    negated.outputs[0].type, negated.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["N", 4])
+    graph.insert_after(add, negated)
+    relu.replace_input_with(0, negated.outputs[0])
+    add.metadata_props["normswap"] = "changed"
+    add.outputs[0].shape = ir.Shape([7, 4])  # what shape inference would find
+    model.opset_imports[""] += 1
+
+
+def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same by hand."""
+    graph = model.graph
+    for scope, _ in protos.scopes(model):
+        if isinstance(scope, onnx.GraphProto):
+            for node in scope.node:
+                node.input[:] = ["w.new" if name == "w" else name for name in node.input]
+    graph.node.insert(1, onnx.helper.make_node("Neg", ["hidden"], ["negated"], "neg"))
+    graph.node[2].input[0] = "negated"
+    graph.node[0].metadata_props.add(key="normswap", value="changed")
+    for values in (graph.initializer, graph.value_info, graph.input, graph.output):
+        for position in reversed(range(len(values))):
+            if values[position].name == "w":
+                if values is graph.output:
+                    values[position].name = "w.new"
+                else:
+                    del values[position]
+    for position in reversed(range(len(graph.quantization_annotation))):
+        if graph.quantization_annotation[position].tensor_name == "w":
+            del graph.quantization_annotation[position]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.full(4, 2, np.float32), "w.new"))
+    if model.ir_version <= 3:
+        graph.input.append(onnx.helper.make_tensor_value_info("w.new", onnx.TensorProto.FLOAT, [4]))
+    for configuration in graph.node[0].device_configurations:
+        del configuration.sharding_spec[:]
+    if model.training_info:  # it trained a weight that is no more
+        del model.training_info[:]
+    model.opset_import[0].version += 1
+    return model
+
+
+@cases
+def test_changed_model_changes_nowhere_else(case):
+    model = built(case)
+    document = open_model(model)
+    rewrite(document.model)
+    result = to_proto(document, document.model)
+    assert str(result) == str(rewritten(model))
+    assert canonical(result) == canonical(model)
