@@ -82,14 +82,13 @@ def reason_against(region: Region, setting: Setting, targets: Sequence[ir.Value]
         return "epsilon-outside"
     if any(node.op_type in regions.PIECEWISE - {"Abs"} for node in region.nodes):
         return "piecewise"
-    with np.errstate(all="ignore"):  # far from every epsilon, the answer keeps its direction
-        ratio = odd_part(setting, 2e6 * u)[last] / odd_part(setting, 1e6 * u)[last]
+    # far from every epsilon, the answer keeps its direction
+    ratio = odd_part(setting, 2e6 * u)[last] / odd_part(setting, 1e6 * u)[last]
     return "other-statistic" if _close(ratio, np.full_like(ratio, ratio.flat[0])) else "not-a-norm"
 
 
 def _close(one: Floats, other: Floats) -> bool:
-    with np.errstate(all="ignore"):
-        return bool((np.abs(one - other) <= RESEMBLANCE * np.abs(one).max()).all())
+    return bool((np.abs(one - other) <= RESEMBLANCE * np.abs(one).max()).all())
 
 
 def _reduced(region: Region, facts: Facts) -> set[tuple[int, ...]] | None:
@@ -115,14 +114,13 @@ def _epsilon_outside(setting: Setting, target: ir.Value, axes: tuple[int, ...]) 
     scales = (1e-6, 1e-4, 1e-2, 1.0)
     for _ in range(2):
         u = probes.well_conditioned(setting.shape, random)
-        with np.errstate(all="ignore"):
-            inverse = [scale / odd_part(setting, scale * u)[target] for scale in scales]
-            slope = (inverse[-1] - inverse[0]) / (scales[-1] - scales[0])
-            foot = inverse[0] - slope * scales[0]
-            if not all(_close(line, foot + slope * a) for line, a in zip(inverse, scales, strict=True)):
-                return False
-            if not (np.abs(foot) > RESEMBLANCE * np.abs(inverse[0])).any():
-                return False
-            one, other = (base / np.sqrt((base**2).mean(axis=axes, keepdims=True)) for base in (center(u, axes), u))
-            gains.append((slope * one, slope * other))
+        inverse = [scale / odd_part(setting, scale * u)[target] for scale in scales]
+        slope = (inverse[-1] - inverse[0]) / (scales[-1] - scales[0])
+        foot = inverse[0] - slope * scales[0]
+        if not all(_close(line, foot + slope * a) for line, a in zip(inverse, scales, strict=True)):
+            return False
+        if not (np.abs(foot) > RESEMBLANCE * np.abs(inverse[0])).any():
+            return False
+        one, other = (base / np.sqrt((base**2).mean(axis=axes, keepdims=True)) for base in (center(u, axes), u))
+        gains.append((slope * one, slope * other))
     return any(_close(first, second) for first, second in zip(*gains, strict=True))

@@ -68,8 +68,7 @@ class Affine:
         if value.shape != scaled.shape or value.dtype != np.float64:
             return False
         rounding = 64 * np.finfo(np.float64).eps * (np.abs(self.gain).max() + np.abs(self.bias).max())
-        with np.errstate(all="ignore"):
-            error = np.abs(value.astype(np.float64) - scaled - self.bias)
+        error = np.abs(value.astype(np.float64) - scaled - self.bias)
         return bool((error <= TOLERANCE * np.abs(scaled).max() + rounding).all())
 
 
@@ -81,6 +80,8 @@ class Match:
     targets: frozenset[int]
 
 
+# Probes go where no input would: overflow, and divisions by zero, are answers.
+@np.errstate(all="ignore")
 def match(region: Region, facts: Facts) -> Match | str:
     """What a region is, proved on fresh probes of other kinds, or the id of the reason why it is no norm.
 
@@ -150,23 +151,20 @@ def _solve(setting: Setting, target: ir.Value, form: Form, u: Floats, plain: Flo
 
 
 def _alike(one: Floats, other: Floats) -> bool:
-    with np.errstate(all="ignore"):
-        return bool((np.abs(one - other) <= TOLERANCE * np.abs(one).max()).all())
+    return bool((np.abs(one - other) <= TOLERANCE * np.abs(one).max()).all())
 
 
 def _epsilon(form: Form, u: Floats, plain: Floats, scaled: Floats, scale: float) -> float:
-    with np.errstate(all="ignore"):
-        square = (scale * plain / scaled) ** 2
-        mean_square = (form.base(u) ** 2).mean(axis=form.axes, keepdims=True)
-        found = mean_square * (square - scale**2) / (1 - square)
+    square = (scale * plain / scaled) ** 2
+    mean_square = (form.base(u) ** 2).mean(axis=form.axes, keepdims=True)
+    found = mean_square * (square - scale**2) / (1 - square)
     usable = np.isfinite(found) & (plain != 0)
     return float(np.median(found[usable])) if usable.any() else float("nan")
 
 
 def _affine(form: Form, u: Floats, value: Array, odd: Floats) -> Affine:
     """The gain and bias with which the value has this form, each collapsed to size 1 along the axes it ignores."""
-    with np.errstate(all="ignore"):
-        gain = odd / form.core(u)
+    gain = odd / form.core(u)
     loudest = float(np.abs(odd).max())
     bias = value.astype(np.float64) - odd
     bias[np.abs(bias) <= ROUNDING * loudest] = 0.0
@@ -178,8 +176,7 @@ def _collapsed(array: Floats, slack: float) -> Floats:
     allowed = slack + ROUNDING * float(np.abs(array).max(initial=0.0))
     for axis in range(array.ndim):
         first = array.take([0], axis=axis)
-        with np.errstate(all="ignore"):
-            same = bool((np.abs(array - first) <= allowed).all())
+        same = bool((np.abs(array - first) <= allowed).all())
         if same:
             array = array.mean(axis=axis, keepdims=True)
     return array
@@ -196,16 +193,23 @@ def proved(setting: Setting, form: Form, affines: Mapping[ir.Value, Affine], fre
     return standing
 
 
-def parameters(region: Region, form: Form, output: ir.Value, facts: Facts) -> tuple[Setting, Affine] | None:
-    """The gain and bias of one region of a known form, checked on a fresh probe; None where it does not have it."""
-    both = probes.settings(regions.restrict(region, output), facts)
-    if both is None:
+@np.errstate(all="ignore")
+def parameters(region: Region, found: Match, facts: Facts) -> tuple[Setting, dict[ir.Value, Affine]] | None:
+    """The gain and bias of each matching target of one region of a known form, checked on a fresh probe.
+
+    The region's own constant vectors are read here; None where they make the first of its targets another form.
+    """
+    targets = [target for number, target in enumerate(region.targets(facts)) if number in found.targets]
+    ready = probes.settings(region, facts, bindings=(0,))
+    if ready is None:
         return None
-    setting, random = both[0], probes.generator()
+    (setting,), form, random = ready, found.form, probes.generator()
     u = probes.well_conditioned(setting.shape, random)
     try:
-        found = _affine(form, u, setting.run(u)[output], odd_part(setting, u)[output])
-        fresh = next(probes.ordinary(setting.shape, form.epsilon, random))
-        return (setting, found) if proved(setting, form, {output: found}, [fresh]) else None
+        values, odd = setting.run(u), odd_part(setting, u)
+        affines = {target: _affine(form, u, values[target], odd[target]) for target in targets}
+        standing = proved(setting, form, affines, [next(probes.ordinary(setting.shape, form.epsilon, random))])
     except Unexecutable:
         return None
+    affines = {target: part for target, part in affines.items() if target in standing}
+    return (setting, affines) if targets[0] in affines else None

@@ -5,11 +5,15 @@ Field names are those of DESIGN.md §8, on which other programs rely: fields may
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-Json = Mapping[str, object]
+from normswap.errors import GoalNotMet, Inconclusive
+
+if TYPE_CHECKING:
+    from normswap.check.result import CheckResult
 
 
 @dataclass(frozen=True)
@@ -97,3 +101,55 @@ class Inventory:
     nodes: int
     bytes: int
     norms: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The result of `convert`. `model` is of the kind that was given; for a path, an onnx_ir.Model.
+
+    `before` and `after` are inventories; `check` is None where it was not asked for. `candidates` counts the norms
+    that the targets are about, whether or not they could be converted.
+    """
+
+    model: object
+    input: str | None
+    to: tuple[str, ...]
+    rewrites: tuple[Rewrite, ...]
+    refused: tuple[Refusal, ...]
+    before: Inventory
+    after: Inventory
+    candidates: int
+    strict: bool
+    check: CheckResult | None
+    writer: Callable[[str | os.PathLike[str]], None] = field(repr=False)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 the goal was not met, 4 the check was inconclusive (DESIGN.md §8)."""
+        nothing_converted = self.candidates > 0 and not self.rewrites
+        if nothing_converted or (self.strict and self.refused):
+            return GoalNotMet.exit_code
+        if self.check is None or self.check.verdict == "pass":
+            return 0
+        return GoalNotMet.exit_code if self.check.verdict == "fail" else Inconclusive.exit_code
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to `path`, whole or not at all.
+
+        Raises `UsageError` if `path` is the input's own, `WriteError` if it cannot be written.
+        """
+        self.writer(path)
+
+    def to_json(self) -> dict[str, object]:
+        """The `normswap/convert/1` object."""
+        return {
+            "schema": "normswap/convert/1",
+            "input": self.input,
+            "output": None,
+            "to": list(self.to),
+            "rewrites": [asdict(rewrite) for rewrite in self.rewrites],
+            "refused": [asdict(refusal) for refusal in self.refused],
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "check": None if self.check is None else self.check.to_json(),
+        }

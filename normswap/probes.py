@@ -46,16 +46,14 @@ class Setting:
         return values
 
 
-def settings(region: Region, facts: Facts) -> tuple[Setting, Setting] | None:
-    """The region's settings under both bindings, with cut axes where the region runs so; None where it never runs."""
+def settings(region: Region, facts: Facts, bindings: tuple[int, ...] = (0, 1)) -> tuple[Setting, ...] | None:
+    """The region's setting under each binding, with cut axes where it runs so; None where it never runs."""
     kept = kept_axes(region, facts)
     for axes in (kept, None) if kept is not None else (None,):
-        found = tuple(_setting(region, axes, binding, facts) for binding in range(2))
-        if all(setting is not None and _runs(setting) for setting in found):
-            first, second = found
-            assert first is not None
-            assert second is not None
-            return first, second
+        found = [_setting(region, axes, binding, facts) for binding in bindings]
+        able = tuple(setting for setting in found if setting is not None and _runs(setting))
+        if len(able) == len(bindings):
+            return able
     return None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from normswap import fingerprint, regions, views
+from normswap import fingerprint, regions, seeds, views
 from normswap.facts import Facts
 from normswap.fingerprint import Match
 from normswap.norm import Norm, Recognition, Unrecognized
@@ -77,7 +77,7 @@ def _search(graph: ir.Graph, path: str, findings: Findings) -> None:
         kind = views.operator_kind(node)
         if kind is not None:
             _record(views.of_operator(node, kind, path, findings.facts), findings)
-        elif node not in findings.covered and regions.is_seed(node, findings.facts):
+        elif node not in findings.covered and seeds.is_seed(node, findings.facts):
             found = _decomposed(node, place, findings)
             if isinstance(found, Norm):
                 _record(found, findings)
@@ -96,10 +96,10 @@ def _record(found: Norm | Unrecognized, findings: Findings) -> None:
 def _decomposed(seed: ir.Node, place: Place, findings: Findings) -> Norm | str:
     """The norm that `seed` is a part of, or the id of the best reason why there is none."""
     facts = findings.facts
-    if not regions.meets_another(seed, facts):
+    if not seeds.meets_another(seed, facts):
         return "not-a-norm"
     reasons: list[str] = []
-    for x in regions.candidates(seed, facts):
+    for x in seeds.candidates(seed, facts):
         if facts.dims(x) is None:
             reasons.append("unknown-shape")
             continue
@@ -112,7 +112,7 @@ def _decomposed(seed: ir.Node, place: Place, findings: Findings) -> Norm | str:
             break
     if any(reason != "not-a-norm" for reason in reasons):
         return next(reason for reason in reasons if reason != "not-a-norm")
-    return "other-value" if regions.scales_another(seed, facts) else "not-a-norm"
+    return "other-value" if seeds.scales_another(seed, facts) else "not-a-norm"
 
 
 # After these, a value further back cannot be the x of a norm around the same reduction.
@@ -150,18 +150,19 @@ def _norm_of(region: Region, place: Place, findings: Findings) -> Norm | str:
         return _suspect(targets[0], region, match, findings)
     if match.form.kind == "RMSNorm" and region.x in findings.suspects:
         return findings.suspects[region.x]
-    found = [targets[number] for number in sorted(match.targets)]
-    first = fingerprint.parameters(region, match.form, found[0], facts)
-    if first is not None and views.is_negated(first[1], first[0]):
+    solved = fingerprint.parameters(region, match, facts)
+    if solved is None:
+        return "other-statistic"
+    setting, affines = solved
+    if views.is_negated(next(iter(affines.values())), setting):
         return _suspect(targets[0], region, "negated", findings)
-    alike = [value for value in found if facts.dtype(value) == facts.dtype(region.x)]
-    while alike:
-        output = _last_in_line(region, alike)
-        solved = fingerprint.parameters(region, match.form, output, facts)
-        if solved is not None:
-            return views.of_region(regions.restrict(region, output), match.form, output, *solved, place.path, facts)
-        alike.remove(output)
-    return "other-type"
+    alike = [value for value in affines if facts.dtype(value) == facts.dtype(region.x)]
+    if not alike:
+        return "other-type"
+    output = _last_in_line(region, alike)
+    return views.of_region(
+        regions.restrict(region, output), match.form, output, setting, affines[output], place.path, facts
+    )
 
 
 def _suspect(value: ir.Value, region: Region, reason: str, findings: Findings) -> str:

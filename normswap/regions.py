@@ -7,8 +7,7 @@ inputs are in the region, constant, or derived from shapes. Nothing here knows h
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,9 +40,8 @@ OPERANDS: Mapping[str, frozenset[int]] = {
     "Dropout": frozenset({1, 2}),
     "CastLike": frozenset({1}),
 }
-# A norm takes about ten operators; regions that would grow beyond these limits hold none.
+# A norm takes about ten operators, and none more than this.
 MOST_NODES = 48
-MOST_CANDIDATES = 16
 # A constant read element by element: as large as a gain over several axes, smaller than a weight of a linear layer.
 MOST_ELEMENTS = 1 << 20
 
@@ -76,17 +74,9 @@ def position_in(graph: ir.Graph) -> dict[ir.Node, int]:
     return {node: place for place, node in enumerate(graph)}
 
 
-def is_seed(node: ir.Node, facts: Facts) -> bool:
-    """Whether `node` reduces a floating-point activation, or may: a matrix product with a matrix of one or two values.
-
-    Reductions of constants, of shapes and of integers are none.
-    """
-    if node.domain not in ONNX_DOMAINS or not node.inputs or node.op_type not in SUMS | POOLS | MATRIX_PRODUCTS:
-        return False
-    if node.op_type in MATRIX_PRODUCTS and not averages(node, facts):
-        return False
-    data = [value for value in node.inputs[:2] if value is not None and _is_activation(value, facts)]
-    return len(data) == 1
+def _same_shape(value: ir.Value, other: ir.Value, facts: Facts) -> bool:
+    shapes = [facts.shape(value, binding) for binding in range(2)]
+    return None not in shapes and shapes == [facts.shape(other, binding) for binding in range(2)]
 
 
 def averages(node: ir.Node, facts: Facts) -> bool:
@@ -115,67 +105,8 @@ def _one_or_two_values(array: Array) -> bool:
     return bool((array == np.where(np.eye(len(array), dtype=bool), corner[0, 0], corner[0, 1])).all())
 
 
-def _is_activation(value: ir.Value, facts: Facts) -> bool:
-    if value in facts.known[0] or facts.is_constant(value):
-        return False
-    dtype = facts.dtype(value)
-    return dtype is None or dtype.is_floating_point()
-
-
-def _same_shape(value: ir.Value, other: ir.Value, facts: Facts) -> bool:
-    shapes = [facts.shape(value, binding) for binding in range(2)]
-    return None not in shapes and shapes == [facts.shape(other, binding) for binding in range(2)]
-
-
-def candidates(seed: ir.Node, facts: Facts) -> Iterator[ir.Value]:
-    """The values that may be the x of a region around `seed`: those it is computed from, the nearest first."""
-    queue = deque(value for value in seed.inputs if value is not None and _is_activation(value, facts))
-    seen = set(queue)
-    for _ in range(MOST_CANDIDATES):
-        if not queue:
-            return
-        value = queue.popleft()
-        yield value
-        producer = value.producer()
-        if producer is None or producer.graph is not seed.graph or not _is_admitted(producer, facts):
-            continue
-        for item in producer.inputs:
-            if item is not None and item not in seen and _is_activation(item, facts):
-                seen.add(item)
-                queue.append(item)
-
-
-def meets_another(seed: ir.Node, facts: Facts) -> bool:
-    """Whether what `seed` makes meets another activation further down: else it cannot be a part of a norm."""
-    return seed.op_type in MATRIX_PRODUCTS or next(_meetings(seed, facts), None) is not None
-
-
-def scales_another(seed: ir.Node, facts: Facts) -> bool:
-    """Whether the root or inverse of what `seed` makes scales a value that it is not a statistic of."""
-    own = {*seed.outputs, *candidates(seed, facts)}
-    for node, value, rooted in _meetings(seed, facts):
-        if node.op_type in ("Mul", "Div") and rooted and value not in own:
-            return True
-    return False
-
-
-def _meetings(seed: ir.Node, facts: Facts) -> Iterator[tuple[ir.Node, ir.Value, bool]]:
-    """The nodes where what `seed` makes meets another activation, that one, and whether a root was taken before."""
-    queue, seen, rooted = deque(seed.outputs), set(seed.outputs), seed.op_type == "ReduceL2"
-    while queue and len(seen) < MOST_NODES:
-        for node in queue.popleft().consumers():
-            if node.graph is not seed.graph or not _is_admitted(node, facts):
-                continue
-            rooted = rooted or node.op_type in ("Sqrt", "Pow", "Reciprocal")
-            others = [value for value in node.inputs if value is not None and value not in seen]
-            yield from ((node, value, rooted) for value in others if _is_activation(value, facts))
-            if not any(_is_activation(value, facts) for value in others):
-                fresh = [value for value in node.outputs if value not in seen]
-                seen.update(fresh)
-                queue.extend(fresh)
-
-
-def _is_admitted(node: ir.Node, facts: Facts) -> bool:
+def is_admitted(node: ir.Node, facts: Facts) -> bool:
+    """Whether a region may hold this operator: element-wise, a cast between floats, a reduction, or a layout."""
     if node.domain not in ONNX_DOMAINS:
         return False
     if node.op_type in MATRIX_PRODUCTS:
@@ -200,7 +131,7 @@ def grow(x: ir.Value, seed: ir.Node, position: Mapping[ir.Node, int], facts: Fac
     offer(x)
     while heap and len(nodes) < MOST_NODES:
         node = heapq.heappop(heap)[1]
-        if _is_admitted(node, facts) and all(
+        if is_admitted(node, facts) and all(
             value is None or value in inside or _is_known(node, place, value, facts)
             for place, value in enumerate(node.inputs)
         ):
@@ -270,6 +201,7 @@ def key(region: Region, facts: Facts) -> Hashable:
     for node in region.nodes:
         attributes = tuple(sorted((name, repr(item.value)) for name, item in node.attributes.items()))
         nodes.append((node.op_type, facts.opset(node), attributes, tuple(number[value] for value in node.inputs)))
+        nodes.append(len(node.outputs))
         for output in node.outputs:
             number[output] = len(number)
     x = region.x

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from normswap import maps, prices
 from normswap.maps import Map
-from normswap.norm import Norm
+from normswap.norm import Kind, Norm
 from normswap.plan import Goal, Plan, center_of, plan_pull, plan_push
 from normswap.session import Session, move
 
@@ -91,10 +91,11 @@ def choose_rmsnorm(trial: Session, sites: Sites) -> Selection:
 
 @dataclass(frozen=True)
 class Target:
-    """One row of the table: what it is for, what it chooses on a trial, and what it then runs."""
+    """One row of the table: which kind of norm it turns into which, what it chooses on a trial, and what it runs."""
 
     description: str
-    kind: str
+    kind: Kind
+    result: Kind
     choose: Callable[[Session, Sites], Selection]
     run: Callable[[Session, Selection], object]
 
@@ -103,6 +104,7 @@ TARGETS: Mapping[str, Target] = {
     "rmsnorm": Target(
         "every LayerNorm that can become an RMSNorm without changing the function",
         "LayerNorm",
+        "RMSNorm",
         choose_rmsnorm,
         _run_rmsnorm,
     ),

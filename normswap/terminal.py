@@ -124,7 +124,8 @@ def show_check(out: Console, result: CheckResult, *, verbose: bool) -> None:
 
 
 def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
-    obligations = sum(rewrite.proof.obligations for rewrite in rewrites)
+    plans = {id(rewrite.proof): rewrite.proof for rewrite in rewrites}  # the rewrites of one plan share its proof
+    obligations = sum(proof.obligations for proof in plans.values())
     error = max(rewrite.proof.max_relative_error for rewrite in rewrites)
     proofs = f"{_counted(obligations, 'proof')}, largest relative error {error:.1g}"
     return f"{rule}, {'exact' if exact else 'approximate'} ({proofs})"

@@ -85,13 +85,13 @@ def of_region(
         kind=form.kind,
         axes=form.axes,
         size=None if dims is None else _size(dims, form.axes),
-        epsilon=_named(form.epsilon, setting),
+        epsilon=_named(form.epsilon, region, setting),
         input=region.x,
         output=output,
         nodes=region.nodes,
         spelling="decomposed",
-        gain=_parameter(affine.gain, 1.0, setting),
-        bias=_parameter(affine.bias, 0.0, setting),
+        gain=_parameter(affine.gain, 1.0, frozenset({"Mul"}), region, setting),
+        bias=_parameter(affine.bias, 0.0, frozenset({"Add", "Sub"}), region, setting),
         graph=path,
     )
 
@@ -113,20 +113,31 @@ def _squeezed(array: Floats) -> Floats:
     return array
 
 
-def _named(epsilon: float, setting: Setting) -> float:
+def _named(epsilon: float, region: Region, setting: Setting) -> float:
     """ε as the region's own constant has it, where one is equal up to the rounding of the solution."""
-    scalars = (float(array.reshape(-1)[0]) for array in setting.arrays.values() if array.size == 1)
+    arrays = (setting.arrays[value] for value in region.externals)
+    scalars = (float(array.reshape(-1)[0]) for array in arrays if array.size == 1)
     return next((c for c in scalars if abs(c - epsilon) <= TOLERANCE * abs(c)), epsilon)
 
 
-def _parameter(solved: Floats, neutral: float, setting: Setting) -> Parameter | None:
-    """The parameter as the one tensor it is taken from, or as it was solved for; None where it does nothing."""
+def _parameter(
+    solved: Floats, neutral: float, readers: frozenset[str], region: Region, setting: Setting
+) -> Parameter | None:
+    """The parameter as the one tensor it is taken from, or as it was solved for; None where it does nothing.
+
+    The tensor must be read by one of the `readers`, an operator that can apply such a parameter.
+    """
     slack = ROUNDING * float(np.abs(solved).max(initial=1.0))
-    for value, array in setting.arrays.items():
-        if array.size > 1 and array.dtype == np.float64 and array.ndim <= solved.ndim:
-            aligned = array.astype(np.float64).reshape((1,) * (solved.ndim - array.ndim) + array.shape)
-            if same_within(aligned, solved, slack):
-                return Parameter(_squeezed(aligned), value)
+    for value in region.externals:
+        array = setting.arrays[value]
+        if array.size == 1 or array.dtype != np.float64 or array.ndim > solved.ndim:
+            continue
+        if not any(node.op_type in readers for node in value.consumers()):
+            continue
+        aligned = array.astype(np.float64).reshape((1,) * (solved.ndim - array.ndim) + array.shape)
+        fits = all(size in (1, whole) for size, whole in zip(aligned.shape, setting.shape, strict=True))
+        if fits and same_within(aligned, solved, slack):
+            return Parameter(_squeezed(aligned), value)
     if same_within(solved, np.asarray(neutral), slack):
         return None
     return Parameter(_squeezed(solved))

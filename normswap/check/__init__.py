@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from normswap.check.result import CheckResult
-    from normswap.check.sources import Source
+    from normswap.model import Source
     from normswap.reference import Array
 
 
@@ -30,7 +30,7 @@ def check(
     """Judge `converted` by its error to the float64 truth of `original`, next to the original's own.
 
     Args:
-        original: The model that is right by definition: a path, `onnx.ModelProto` or `onnx_ir.Model`.
+        original: The model that is right by definition: a path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon graph.
         converted: The model that claims to compute the same.
         provider: "cpu" or "cuda"; a provider that is absent or falls back is never replaced by another.
         inputs: An .npz file, a `test_data_set` folder, or arrays by input name. They are run first; synthesized data
@@ -42,8 +42,8 @@ def check(
 
     Raises:
         Inconclusive: onnxruntime or the provider is absent, or the provider fell back to another.
-        InputRefused: A model cannot be read.
-        UsageError: An unknown provider, or inputs that do not fit the model.
+        InputRefused: A model is unreadable, invalid or hostile.
+        UsageError: A path that is wrong, an unknown provider, or inputs that do not fit the model.
     """
     from normswap.check.protocol import check as run
 

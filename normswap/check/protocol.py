@@ -20,10 +20,10 @@ from normswap.check.judge import Evidence, judge
 from normswap.check.ranges import role
 from normswap.check.result import CheckResult
 from normswap.check.runtime import Rejected
-from normswap.check.sources import Source
 from normswap.check.truth import TruthUnavailable
 from normswap.check.verdict import epsilon
 from normswap.errors import Inconclusive
+from normswap.model import Source
 from normswap.reference import Array
 
 REPEATS = 8

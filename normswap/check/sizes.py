@@ -7,7 +7,6 @@ more (a multiple of 32, a height of 48, equal sizes it did not name) is found ou
 from __future__ import annotations
 
 import ast
-import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ class Binding:
         """The sizes of an input's axes. Raises `KeyError` for a dimension that is not bound."""
         sizes = dict(self.sizes)
         if port.shape is None:  # as many axes as are bound
-            return tuple(itertools.takewhile(lambda n: n >= 0, (sizes.get(f"{port.name}[{i}]", -1) for i in range(99))))
+            return tuple(size for name, size in self.sizes if name.rpartition("[")[0] == port.name)
         return tuple(_size(port, axis, dimension, sizes) for axis, dimension in enumerate(port.shape))
 
 

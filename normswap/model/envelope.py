@@ -66,6 +66,11 @@ class Envelope:
         _stubs_to_tokens(result)
         return result, tuple(stubs.stored)
 
+    def release(self) -> None:
+        """Give the memory that reading weights took back to the operating system; arrays that view them stay valid."""
+        for storage in self.storages:
+            storage.release()
+
     def _stored(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if isinstance(tensor, ir.ExternalTensor) and tensor.location == protos.STUB and tensor.offset is not None:
             return self.tensors[tensor.offset].tensor

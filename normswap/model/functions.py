@@ -39,14 +39,13 @@ def check(model: onnx.ModelProto) -> None:
         expanded[key] = _expanded_size(bodies[key].node, expanded)
         if expanded[key] > MAX_EXPANDED_NODES:
             raise InputRefused(
-                f"function `{key[0]}.{key[1]}` stands for {_readable(expanded[key])} nodes once the functions it calls "
+                f"function `{key[0]}.{key[1]}` stands for {expanded[key]:,} nodes once the functions it calls "
                 f"are expanded; at most {MAX_EXPANDED_NODES:,} are accepted"
             )
     total = _expanded_size(model.graph.node, expanded)
     if total > MAX_EXPANDED_NODES:
         raise InputRefused(
-            f"stands for {_readable(total)} nodes once its functions are expanded; "
-            f"at most {MAX_EXPANDED_NODES:,} are accepted"
+            f"stands for {total:,} nodes once its functions are expanded; at most {MAX_EXPANDED_NODES:,} are accepted"
         )
 
 
@@ -85,7 +84,3 @@ def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         yield node
         for graph in protos.subgraphs(node):
             yield from _all_nodes(graph.node)
-
-
-def _readable(count: int) -> str:
-    return f"{count:,}" if count < 10**12 else f"10^{len(str(count)) - 1}"

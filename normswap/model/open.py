@@ -62,7 +62,10 @@ def open_model(source: Source) -> Document:
         InputRefused: if the model is unreadable, invalid or hostile.
     """
     if isinstance(source, ir.Model):
-        original, stored = serialize_apart(source)
+        try:
+            original, stored = serialize_apart(source)
+        except (RuntimeError, TypeError, ValueError) as error:  # whatever copying or writing a broken graph raises
+            raise InputRefused(f"model: onnx_ir cannot write it ({_root(error)}); are its nodes sorted?") from error
         refuse.check(original, [wire.Cut(0, item.tensor.nbytes, item.field) for item in stored], "model")
         envelope = _envelope(original, stored, [])
         return Document(envelope.open(), envelope)
@@ -99,14 +102,19 @@ def _open_bytes(storage: Storage, path: Path | None, where: str) -> Document:
         external = ExternalData(path)
         tensors = _stored_tensors(original, cuts, storage, external)
         envelope = _envelope(original, tensors, [storage, *external.storages.values()])
+        envelope.release()
         return Document(envelope.open(), envelope, path)
     except InputRefused as error:
         raise InputRefused(f"{where}: {error}") from error
     except ir.serde.SerdeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise InputRefused(f"{where}: onnx_ir cannot represent it ({cause})") from error
+        raise InputRefused(f"{where}: onnx_ir cannot represent it ({_root(error)})") from error
+
+
+def _root(error: BaseException) -> str:
+    """What was wrong in the first place, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 def _stored_tensors(

@@ -19,9 +19,9 @@ import onnx_ir as ir
 
 from normswap.errors import UsageError, WriteError
 from normswap.model import atomic, layout, wire
-from normswap.model.envelope import Stored
+from normswap.model.envelope import Envelope, Stored
 from normswap.model.open import Document
-from normswap.model.weights import Storage, window_of
+from normswap.model.weights import window_of
 
 
 def save(document: Document, model: ir.Model, path: str | os.PathLike[str]) -> None:
@@ -37,8 +37,7 @@ def save(document: Document, model: ir.Model, path: str | os.PathLike[str]) -> N
     """
     target = Path(path).absolute()
     data_target = target.with_name(target.name + layout.DATA_SUFFIX)
-    storages = document.envelope.storages
-    for storage in storages:
+    for storage in document.envelope.storages:
         storage.check_unchanged()
     _check_destination(target, document)
     proto, stored = document.envelope.restore(model)
@@ -52,12 +51,12 @@ def save(document: Document, model: ir.Model, path: str | os.PathLike[str]) -> N
             if outside:
                 temporary = cleanup.enter_context(atomic.temporary(data_target))
                 with atomic.durable(temporary, data_target) as file:
-                    _write_data(file, stored, places, storages)
+                    _write_data(file, stored, places, document.envelope)
                 renames.append((temporary, data_target))
                 layout.refer(outside, stored, places, temporary, data_target.name)
             temporary = cleanup.enter_context(atomic.temporary(target))
             with atomic.durable(temporary, target) as file:
-                _write_model(file, proto, stored, storages)
+                _write_model(file, proto, stored, document.envelope)
             renames.append((temporary, target))
             atomic.commit(renames)
     except OSError as error:
@@ -65,13 +64,13 @@ def save(document: Document, model: ir.Model, path: str | os.PathLike[str]) -> N
         raise WriteError(f"{target}: not written ({reason}); the input and any older output are intact") from error
 
 
-def _write_data(file: BinaryIO, stored: Sequence[Stored], places: layout.Layout, storages: Sequence[Storage]) -> None:
+def _write_data(file: BinaryIO, stored: Sequence[Stored], places: layout.Layout, envelope: Envelope) -> None:
     for index in places.order:
         file.write(bytes(places.offset[index] - file.tell()))
-        _write_tensor(file, stored[index].tensor, storages)
+        _write_tensor(file, stored[index].tensor, envelope)
 
 
-def _write_model(file: BinaryIO, proto: onnx.ModelProto, stored: Sequence[Stored], storages: Sequence[Storage]) -> None:
+def _write_model(file: BinaryIO, proto: onnx.ModelProto, stored: Sequence[Stored], envelope: Envelope) -> None:
     sizes = {index: (item.field, item.tensor.nbytes) for index, item in enumerate(stored)}
     _, pieces = wire.splice(proto.SerializeToString(deterministic=True), sizes)
     uses = Counter(piece for piece in pieces if isinstance(piece, int))
@@ -80,7 +79,7 @@ def _write_model(file: BinaryIO, proto: onnx.ModelProto, stored: Sequence[Stored
         if isinstance(piece, bytes):
             file.write(piece)
         elif uses[piece] == 1 and piece not in shared:
-            _write_tensor(file, stored[piece].tensor, storages)
+            _write_tensor(file, stored[piece].tensor, envelope)
         else:
             data = shared.pop(piece, None) or stored[piece].tensor.tobytes()
             file.write(data)
@@ -89,7 +88,7 @@ def _write_model(file: BinaryIO, proto: onnx.ModelProto, stored: Sequence[Stored
                 shared[piece] = data
 
 
-def _write_tensor(file: BinaryIO, tensor: ir.TensorProtocol, storages: Sequence[Storage]) -> None:
+def _write_tensor(file: BinaryIO, tensor: ir.TensorProtocol, envelope: Envelope) -> None:
     start = file.tell()
     if (window := window_of(tensor)) is not None:
         window.copy_to(file)
@@ -99,8 +98,7 @@ def _write_tensor(file: BinaryIO, tensor: ir.TensorProtocol, storages: Sequence[
         file.write(tensor.tobytes())
     if file.tell() - start != tensor.nbytes:
         raise WriteError(f"tensor `{tensor.name}` has {file.tell() - start} bytes, its shape needs {tensor.nbytes}")
-    for storage in storages:
-        storage.release()  # what computing it has read
+    envelope.release()  # what computing it has read
 
 
 def _check_destination(target: Path, document: Document) -> None:

@@ -134,19 +134,14 @@ def substitute(rule: Rule, match: Match, emitted: Emitted, facts: Facts) -> None
     root = match.nodes[rule.match.root]
     graph = root.graph
     assert isinstance(graph, ir.Graph)
-    new_nodes = list(emitted.nodes)
-    in_function = any(function.graph is graph for function in facts.model.functions.values())
+    graph.insert_before(root, emitted.nodes)
     for constant in emitted.arrays:
-        if in_function or facts.model.ir_version < 4:  # no initializers there, or only beside graph inputs
-            new_nodes.insert(0, _as_node(constant))
-        else:
-            graph.register_initializer(constant)
+        place_constant(constant, emitted.nodes[0], facts.model)
     last = emitted.outputs[0].producer()
     assert last is not None
     for key, text in root.metadata_props.items():
         last.metadata_props.setdefault(key, text)
     last.doc_string = root.doc_string
-    graph.insert_before(root, new_nodes)
     for wanted, new in zip(rule.match.function.outputs, emitted.outputs, strict=True):
         old = match.values[wanted]
         new.name, new.type, new.shape, new.doc_string = old.name, old.type, old.shape, old.doc_string
@@ -168,12 +163,21 @@ def substitute(rule: Rule, match: Match, emitted: Emitted, facts: Facts) -> None
         _drop(value, graph)
 
 
-def _as_node(constant: ir.Value) -> ir.Node:
-    """A Constant node that makes `constant`, with its name and its readers."""
-    node = ir.node("Constant", [], {"value": constant.const_value}, name=constant.name)
-    constant.replace_all_uses_with(node.outputs[0])
-    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = constant.name, constant.type, constant.shape
-    return node
+def place_constant(value: ir.Value, before: ir.Node, model: ir.Model) -> None:
+    """Make the free constant `value` an initializer of the graph of `before`; where there are none, a Constant node.
+
+    Functions have no initializers, and before IR version 4 they stand beside graph inputs of the same name.
+    """
+    graph = before.graph
+    assert isinstance(graph, ir.Graph)
+    assert value.const_value is not None
+    if model.ir_version >= 4 and not any(function.graph is graph for function in model.functions.values()):
+        graph.register_initializer(value)
+        return
+    output = ir.Value(name=value.name, type=value.type, shape=value.shape)
+    node = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)], outputs=[output], name=value.name)
+    value.replace_all_uses_with(output)
+    graph.insert_before(before, node)
 
 
 def _drop(value: ir.Value, graph: ir.Graph) -> None:

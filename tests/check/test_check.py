@@ -99,7 +99,9 @@ def test_model_against_itself_has_no_difference(build):
             lambda build, w: rms_norm(build, w=centered(w["w"]), b=centered(w["b"]), t=2 * w["t"]), id="shift twice"
         ),
         pytest.param(
-            lambda build, w: rms_norm(build, w=centered(w["w"]).astype(np.float16).astype(np.float32), b=centered(w["b"])),
+            lambda build, w: rms_norm(
+                build, w=centered(w["w"]).astype(np.float16).astype(np.float32), b=centered(w["b"])
+            ),
             id="weights lost half their digits",
         ),
     ],
@@ -183,7 +185,9 @@ def test_one_constant_output_among_others_is_reported(build):
 def test_integers_are_compared_exactly(build):
     text = f"{HEADER} g (float[N, 9] x) => (int64[N] y) {{{{ y = ArgMax<axis = 1, keepdims = 0>({{}}) }}}}"
     one = build(text.format("x"))
-    other = build(f"{HEADER} g (float[N, 9] x) => (int64[N] y) {{ z = Neg(x)\n y = ArgMax<axis = 1, keepdims = 0>(z) }}")
+    other = build(
+        f"{HEADER} g (float[N, 9] x) => (int64[N] y) {{ z = Neg(x)\n y = ArgMax<axis = 1, keepdims = 0>(z) }}"
+    )
     assert check(one, one, quick=True).verdict == "pass"
     result = check(one, other, quick=True)
     assert result.verdict == "fail"
@@ -266,18 +270,20 @@ def test_runtime_that_miscomputes_the_original_is_reported(build):
     )
     result = check(model, model, quick=True)
     assert result.verdict == "pass"
+    if only_output(result).optimized_original_max_error < 0.1:
+        pytest.skip("this onnxruntime fuses the chain correctly")
     assert any("optimizations miscompute output `y`" in warning for warning in result.warnings)
 
 
 def test_rounding_that_the_model_amplifies_is_no_failure(build):
-    """(x + 10⁷) − 10⁷ rounds away most digits of x in one order of the sum, and none in the other."""
-    text = f"""{HEADER} g (float[N, 300] x) => (float[N, 300] y) <float[1] big = {{10000000}}> {{{{ {{}} }}}}"""
-    exact = build(text.format("a = Sub(big, big)\n b = Add(x, a)\n c = Exp(b)\n y = Log(c)"))
-    assert check(exact, exact, quick=True).verdict in ("pass", "inconclusive")
-    lossy = build(text.format("a = Add(x, big)\n b = Sub(a, big)\n c = Exp(b)\n y = Log(c)"))
+    """(x + 10⁷) − 10⁷ rounds away most digits of x."""
+    head = HEADER + " g (float[N, 300] x) => (float[N, 300] y) <float[1] big = {10000000}> "
+    plain = build(head + "{ a = Sub(big, big)\n y = Add(x, a) }")
+    lossy = build(head + "{ a = Add(x, big)\n y = Sub(a, big) }")
     assert check(lossy, lossy, quick=True).verdict == "pass"
-    assert check(exact, lossy, quick=True).verdict == "fail"
-    assert check(exact, lossy, quick=True, control=lossy).verdict == "pass"
+    assert check(lossy, plain, quick=True).verdict == "pass"  # closer to the truth than the original
+    assert check(plain, lossy, quick=True).verdict == "fail"
+    assert check(plain, lossy, quick=True, control=lossy).verdict == "pass"
 
 
 def test_models_in_files_are_found_with_their_external_data_and_left_alone(build, tmp_path):
@@ -294,13 +300,13 @@ def test_models_in_files_are_found_with_their_external_data_and_left_alone(build
     assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-@pytest.mark.parametrize("content", [None, b"not a model"])
-def test_unreadable_model_is_refused(build, tmp_path, content):
-    path = tmp_path / "absent.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputRefused, match=r"absent\.onnx"):
+def test_unreadable_model_is_refused(build, tmp_path):
+    path = tmp_path / "model.onnx"
+    with pytest.raises(UsageError, match=r"model\.onnx"):
         check(path, layer_norm(build))
+    path.write_bytes(b"not a model")
+    with pytest.raises(InputRefused, match=r"model\.onnx"):
+        check(layer_norm(build), path)
 
 
 def test_unknown_provider(build):
@@ -360,7 +366,7 @@ def test_given_inputs_come_first(build, tmp_path):
         result = check(layer_norm(build), layer_norm(build), quick=True, inputs=inputs)
         assert result.verdict == "pass"
         assert [run.seed for run in result.runs] == [None, 0, 1]
-        assert dict(result.runs[1].sizes) == {"x[0]": 1, "x[1]": 3, f"x[2]": SIZE}
+        assert dict(result.runs[1].sizes) == {"x[0]": 1, "x[1]": 3, "x[2]": SIZE}
 
 
 def test_inputs_that_do_not_fit(build, tmp_path):
@@ -393,4 +399,6 @@ def test_test_data_set_with_expected_outputs(build, tmp_path):
         assert result.warnings == ()
         assert result.runs[0].family == "test_data_set_0"
     write("output_0.pb", x)
-    assert any("does not reproduce the output `y`" in w for w in check(model, model, quick=True, inputs=folder).warnings)
+    assert any(
+        "does not reproduce the output `y`" in w for w in check(model, model, quick=True, inputs=folder).warnings
+    )

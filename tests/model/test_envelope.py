@@ -120,9 +120,9 @@ def _sparse_constant(model):
     add_nodes(model, "c = Constant() z = Identity(c)", outputs="float[2,4] z")
     coordinates = np.array([[0, 1], [1, 3]], np.int64)
     sparse = sparse_tensor("", np.array([5.0, 6.0], np.float32), coordinates, [2, 4])
-    model.graph.node[-2].attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR).sparse_tensor.CopyFrom(
-        sparse
-    )
+    model.graph.node[-2].attribute.add(
+        name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR
+    ).sparse_tensor.CopyFrom(sparse)
 
 
 @case("cannot open")
@@ -183,7 +183,7 @@ def _non_utf8_doc_string(model):
 def _untyped_attributes(model):
     add_nodes(
         model,
-        "t = Transpose<perm = [1,0]>(x) l = LeakyRelu<alpha = 0.1>(t) z = custom.Op<axis = 1, mode = \"m\">(l)",
+        't = Transpose<perm = [1,0]>(x) l = LeakyRelu<alpha = 0.1>(t) z = custom.Op<axis = 1, mode = "m">(l)',
         outputs="float[4,N] z",
     )
     model.ir_version = 3
@@ -316,7 +316,9 @@ def _ir_version_3(model):
 @case()
 def _string_tensors(model):
     add_nodes(model, "z = custom.Op(x, names)", outputs="float[N,4] z")
-    model.graph.initializer.append(onnx.helper.make_tensor("names", onnx.TensorProto.STRING, [2], [b"\xff", b"caf\xc3\xa9"]))
+    model.graph.initializer.append(
+        onnx.helper.make_tensor("names", onnx.TensorProto.STRING, [2], [b"\xff", b"caf\xc3\xa9"])
+    )
 
 
 @case()
@@ -368,7 +370,9 @@ def _attributes_of_every_type(model):
             onnx.helper.make_attribute("ts", [tensor, onnx.numpy_helper.from_array(np.float32(1), "u")]),
             onnx.helper.make_attribute("gs", [graph, graph]),
             onnx.helper.make_attribute("tp", onnx.helper.make_tensor_type_proto(1, ["N", 3])),
-            onnx.helper.make_attribute("tps", [onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, []))]),
+            onnx.helper.make_attribute(
+                "tps", [onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, []))]
+            ),
             onnx.helper.make_attribute("nan", float("nan")),
         ]
     )
@@ -474,8 +478,6 @@ def test_unchanged_model_comes_back_equal(case, caplog):
     assert canonical(result) == before
     assert canonical(model) == before
     assert not caplog.records
-
-
 
 
 def rewrite(model: ir.Model) -> None:

@@ -1,0 +1,227 @@
+"""The public functions: inspect and convert. What they return is in `ledger`, what they do is in `targets`.
+
+A conversion is tried first, without proofs, on a copy; then only what converts is done, on another copy, with every
+step proved. The model that was given is never changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import onnx_ir as ir
+
+from normswap import spelling
+from normswap.check import check
+from normswap.check.result import CheckResult
+from normswap.emit import NotFinite
+from normswap.errors import UsageError
+from normswap.ledger import Can, Conversion, Inspection, Inventory, NormRow, Refusal, Rewrite, UnrecognizedRow
+from normswap.model import Document, Source, open_model, save, to_kind
+from normswap.norm import Norm
+from normswap.session import Session
+from normswap.targets import TARGETS, Target
+
+Progress = Callable[[str], None]
+
+
+def _silent(step: str) -> None:
+    """Report progress to nobody."""
+
+
+def inspect(model: Source) -> Inspection:
+    """The norms of a model, what each can become, and if not, why.
+
+    Raises `InputRefused` or `UsageError` if the model cannot be used.
+    """
+    document = open_model(model)
+    session = Session.of(document.model, proving=False)
+    norms = list(session.norms)
+    can: dict[str, dict[str, Can]] = {norm.output.name or "": {} for norm in norms}
+    for name, target in TARGETS.items():
+        for norm in norms:
+            can[norm.output.name or ""][name] = _already(norm, target)
+        trial = Session.of(document.model, proving=False)
+        sites = {norm.name: norm.output.name or "" for norm in trial.norms}
+        chosen = target.choose(trial, None)
+        for site in chosen.centers or ():
+            can[site][name] = Can(exact=True, reason_id="", reason="")
+        for refusal in trial.refused:
+            can[sites[refusal.site]][name] = Can(exact=False, reason_id=refusal.reason_id, reason=refusal.reason)
+    return Inspection(
+        model=_summary(document),
+        norms=tuple(_row(norm, can[norm.output.name or ""]) for norm in norms),
+        unrecognized=tuple(
+            UnrecognizedRow(item.node.name or "", item.node.op_type, item.reason_id, item.reason)
+            for item in session.unrecognized
+        ),
+    )
+
+
+def _already(norm: Norm, target: Target) -> Can:
+    if norm.kind == target.result:
+        return Can(exact=False, reason_id="already", reason=f"{norm.kind} `{norm.name}` is one")
+    return Can(exact=False, reason_id="unknown-shape", reason=f"{norm.kind} `{norm.name}`: its axis has no static size")
+
+
+def _row(norm: Norm, can: dict[str, Can]) -> NormRow:
+    return NormRow(
+        name=norm.name,
+        kind=norm.kind,
+        axes=norm.axes,
+        size=norm.size,
+        epsilon=norm.epsilon,
+        groups=1,
+        scale="none" if norm.gain is None else "constant",
+        bias="none" if norm.bias is None else "constant",
+        spelling=norm.spelling,
+        nodes=tuple(node.name or "" for node in norm.nodes),
+        graph=norm.graph,
+        can=can,
+        variant=norm.variant,
+    )
+
+
+def _summary(document: Document) -> dict[str, object]:
+    model = document.model
+    return {
+        "path": None if document.path is None else os.fspath(document.path),
+        "opset": model.opset_imports.get(""),
+        "ir_version": model.ir_version,
+        "nodes": _count_nodes(model),
+        "bytes": _count_bytes(model),
+    }
+
+
+def _count_nodes(model: ir.Model) -> int:
+    return sum(1 for graph in model.graphs() for _ in graph)
+
+
+def _count_bytes(model: ir.Model) -> int:
+    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def _inventory(model: ir.Model, norms: Iterable[Norm]) -> Inventory:
+    return Inventory(_count_nodes(model), _count_bytes(model), dict(Counter(norm.kind for norm in norms)))
+
+
+def convert(
+    model: Source,
+    to: str | Sequence[str] = "rmsnorm",
+    *,
+    opset: int | Literal["auto"] = "auto",
+    strict: bool = False,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    allow_changed_outputs: Sequence[str] = (),
+    check: bool = True,
+    provider: str = "cpu",
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert the norms of `model` as far as it goes without changing the function; every step is proved.
+
+    Args:
+        model: A path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; it is not changed.
+        to: One target or several, applied in order (`targets.TARGETS`).
+        opset: The opset of the result, or "auto": raised if a rewrite needs it and nothing is lost.
+        strict: Any refusal makes `exit_code` 1.
+        only: Shell patterns; only norms whose name matches one are converted.
+        exclude: Shell patterns; norms whose name matches one are left.
+        allow_changed_outputs: Outputs of the model that may be delivered centered.
+        check: Whether to run the result against the original in onnxruntime.
+        provider: "cpu" or "cuda", for the check.
+        progress: Called with a line before each long step.
+
+    Raises:
+        UsageError: An unknown target or output, or an opset that cannot be reached without a loss.
+        InputRefused: The model is unreadable, invalid or hostile.
+        Inconclusive: A check was asked for and the runtime or provider is absent.
+    """
+    progress = progress or _silent
+    names = (to,) if isinstance(to, str) else tuple(to)
+    unknown = [name for name in names if name not in TARGETS]
+    if unknown:
+        raise UsageError(f"unknown target `{unknown[0]}`; there is {', '.join(TARGETS)}")
+    document = open_model(model)
+    outputs = {value.name for value in document.model.graph.outputs}
+    missing = [name for name in allow_changed_outputs if name not in outputs]
+    if missing:
+        raise UsageError(f"the model has no output `{missing[0]}`; it has {', '.join(map(str, sorted(map(str, outputs))))}")
+    current, rewrites, refused, candidates = document.model, list[Rewrite](), list[Refusal](), 0
+    before: Inventory | None = None
+    after: Inventory | None = None
+    for name in names:
+        progress(f"{name}: looking for norms")
+        trial = Session.of(current, allow_changed_outputs, proving=False)
+        before = before or _inventory(current, trial.norms)
+        sites = _sites(trial.norms, TARGETS[name], only, exclude)
+        candidates += len(sites)
+        selection = TARGETS[name].choose(trial, sites)
+        refused += trial.refused
+        if not selection.centers:
+            continue
+        progress(f"{name}: moving and proving {len(selection.centers)} norms")
+        try:
+            base, runtime = spelling.prepare(current, opset)
+            session = Session.of(base, allow_changed_outputs)
+            TARGETS[name].run(session, selection)
+            spelled = spelling.write(session, runtime)
+        except NotFinite as error:
+            refused += [Refusal(site, "not-finite", str(error)) for site in sorted(selection.centers)]
+            continue
+        rewrites += [*session.rewrites, *spelled]
+        refused += session.refused
+        current = session.model
+        after = _inventory(current, session.norms)
+    assert before is not None
+    result = to_kind(document, current, model)
+    verdict = _checked(model, result, rewrites, allow_changed_outputs, provider, progress) if check else None
+    return Conversion(
+        model=result,
+        input=None if document.path is None else os.fspath(document.path),
+        to=names,
+        rewrites=tuple(rewrites),
+        refused=tuple(refused),
+        before=before,
+        after=after or before,
+        candidates=candidates,
+        strict=strict,
+        check=verdict,
+        writer=lambda path: save(document, current, path),
+    )
+
+
+def _sites(norms: Sequence[Norm], target: Target, only: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
+    """The output names of the norms that the target is about and that the patterns select."""
+    chosen = [
+        norm
+        for norm in norms
+        if norm.kind == target.kind
+        and (not only or any(fnmatchcase(norm.name, pattern) for pattern in only))
+        and not any(fnmatchcase(norm.name, pattern) for pattern in exclude)
+    ]
+    return frozenset(norm.output.name or "" for norm in chosen)
+
+
+def _checked(
+    original: Source,
+    converted: Source,
+    rewrites: Sequence[Rewrite],
+    changed: Sequence[str],
+    provider: str,
+    progress: Progress,
+) -> CheckResult | None:
+    """The quick check of a conversion; None where nothing was rewritten, since there is nothing to check."""
+    if not rewrites:
+        return None
+    progress("checking against the original")
+    return check(
+        original, converted, provider=provider, quick=True, changed_outputs=frozenset(changed), progress=progress
+    )
+
+
+__all__ = ["check", "convert", "inspect"]
