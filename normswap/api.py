@@ -18,7 +18,7 @@ from normswap import spelling
 from normswap.check import check
 from normswap.check.result import CheckResult
 from normswap.emit import NotFinite
-from normswap.errors import UsageError
+from normswap.errors import Inconclusive, UsageError
 from normswap.ledger import Can, Conversion, Inspection, Inventory, NormRow, Refusal, Rewrite, UnrecognizedRow
 from normswap.model import Document, Source, open_model, save, to_kind
 from normswap.norm import Norm
@@ -139,7 +139,6 @@ def convert(
     Raises:
         UsageError: An unknown target or output, or an opset that cannot be reached without a loss.
         InputRefused: The model is unreadable, invalid or hostile.
-        Inconclusive: A check was asked for and the runtime or provider is absent.
     """
     progress = progress or _silent
     names = (to,) if isinstance(to, str) else tuple(to)
@@ -150,7 +149,9 @@ def convert(
     outputs = {value.name for value in document.model.graph.outputs}
     missing = [name for name in allow_changed_outputs if name not in outputs]
     if missing:
-        raise UsageError(f"the model has no output `{missing[0]}`; it has {', '.join(map(str, sorted(map(str, outputs))))}")
+        raise UsageError(
+            f"the model has no output `{missing[0]}`; it has {', '.join(map(str, sorted(map(str, outputs))))}"
+        )
     current, rewrites, refused, candidates = document.model, list[Rewrite](), list[Refusal](), 0
     before: Inventory | None = None
     after: Inventory | None = None
@@ -219,9 +220,13 @@ def _checked(
     if not rewrites:
         return None
     progress("checking against the original")
-    return check(
-        original, converted, provider=provider, quick=True, changed_outputs=frozenset(changed), progress=progress
-    )
+    changed_outputs = frozenset(changed)
+    try:
+        return check(
+            original, converted, provider=provider, quick=True, changed_outputs=changed_outputs, progress=progress
+        )
+    except Inconclusive as error:  # the conversion is proved all the same: it is kept, and said to be unchecked
+        return CheckResult("inconclusive", str(error))
 
 
 __all__ = ["check", "convert", "inspect"]

@@ -74,7 +74,7 @@ class Emitter:
         shape = facts.shape(base) if isinstance(base, ir.Value) else base
         assert shape is not None
 
-        def tensor() -> ir.Tensor:
+        def tensor() -> ir.TensorProtocol:
             return ir.tensor(_rounded(facts.float64(value), dtype, value.name or ""), dtype=dtype, name=value.name)
 
         missing = a_map.rank - len(shape)
@@ -83,7 +83,7 @@ class Emitter:
             value.const_value = tensor()
         else:
             value.const_value = ir.LazyTensor(tensor, dtype=dtype, shape=ir.Shape(shape), name=value.name)
-        value.shape = ir.Shape(value.const_value.shape)
+        value.shape = ir.Shape(value.const_value.shape.numpy())
         facts.model.graph.register_initializer(value)
         return value
 

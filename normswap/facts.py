@@ -62,7 +62,7 @@ class Facts:
     def shape(self, value: ir.Value, binding: int = 0) -> Shape | None:
         """The shape of `value` under `binding` (0 or 1), or None where nothing could find it."""
         if value.const_value is not None and not self.is_overridable(value):
-            return tuple(int(size) for size in value.const_value.shape)
+            return tuple(value.const_value.shape.numpy())
         return self.shapes[binding].get(value)
 
     def dims(self, value: ir.Value) -> tuple[int | None, ...] | None:

@@ -77,7 +77,7 @@ class Map:
     @property
     def shifts(self) -> bool:
         """Whether some element is shifted; a deferred shift counts, since planning does not look at weights."""
-        return isinstance(self.shift, Deferred) or bool((self.shift != 0).any())
+        return isinstance(self.shift, Deferred) or bool(np.any(self.shift != 0))
 
     @property
     def is_identity(self) -> bool:
@@ -288,7 +288,7 @@ def _squeezed(
         relative = np.where(array < 0, array, array - _along(shape, axis) * _stride(shape, axis)) if names else array
         first = np.take_along_axis(relative, valid.argmax(axis=axis, keepdims=True), axis)
         if (~valid | (relative == first)).all():
-            array, valid = first, valid.any(axis=axis, keepdims=True)
+            array, valid = first, np.asarray(valid.any(axis=axis, keepdims=True))
     return array, valid
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -41,6 +42,10 @@ class Lossy(Exception):
     """A node that cannot be raised without loss; the message says which and why."""
 
 
+class ConversionError(Exception):
+    """onnx's converter could not convert a node."""
+
+
 @dataclass
 class Raised:
     """What becomes of one node: its new operator, attributes and inputs; arrays among these are new constants."""
@@ -62,8 +67,7 @@ def raise_opset(model: ir.Model, target: int, facts: Facts | None = None) -> ir.
         return f"the model's opset is {current}; it can be raised but not lowered to {target}"
     if target > onnx.defs.onnx_opset_version():
         return f"onnx {onnx.__version__} knows opsets up to {onnx.defs.onnx_opset_version()}, not {target}"
-    facts = known_facts.learn(model) if facts is None else facts
-    converter = Converter(target, facts)
+    converter = Converter(target, model, facts)
     changes: dict[ir.Node, Raised] = {}
     try:
         for node, version in _nodes(model):
@@ -72,7 +76,7 @@ def raise_opset(model: ir.Model, target: int, facts: Facts | None = None) -> ir.
                 changes[node] = raised
     except Lossy as reason:
         return str(reason)
-    emitter = Emitter.of(facts)
+    emitter = Emitter.of(converter.facts if changes else Facts(model))
     for node, raised in changes.items():
         _apply(node, raised, emitter, target)
     for imports in (model.graph.opset_imports, *(item.opset_imports for item in model.functions.values())):
@@ -101,8 +105,14 @@ class Converter:
     """onnx's version converter, asked once for every distinct node."""
 
     target: int
-    facts: Facts
+    model: ir.Model
+    given: Facts | None = None
     answers: dict[bytes, onnx.GraphProto] = field(default_factory=dict)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Learned when first needed: most nodes are asked about with what the model itself says of their inputs."""
+        return known_facts.learn(self.model) if self.given is None else self.given
 
     def convert(self, node: ir.Node, version: int) -> Raised | None:
         """What `node` becomes at the target; None if it stays as it is. Raises `Lossy`."""
@@ -136,23 +146,25 @@ class Converter:
     def _along_last_axis(self, node: ir.Node, where: str) -> Raised:
         axis = reference.attribute(node, "axis", 1)
         source = node.inputs[0]
-        dims = None if source is None else self.facts.dims(source)
-        if dims is None or axis % len(dims) != len(dims) - 1:
+        dims = None if source is None or axis == -1 else self.facts.dims(source)
+        if axis != -1 and dims is None:
+            raise Lossy(
+                f"{where}: the shape of its input is unknown, and since opset 13 axes from {axis} on are not flattened"
+            )
+        if dims is not None and axis % len(dims) != len(dims) - 1:
             raise Lossy(f"{where}: up to opset 12 it flattens all axes from {axis} on, since 13 it does not")
         return Raised(node.op_type, {**node.attributes, "axis": ir.AttrInt64("axis", axis)}, list(node.inputs))
 
     def _ask(self, node: ir.Node, version: int, where: str) -> Raised | None:
         if any(attribute.is_ref() for attribute in node.attributes.values()):
             raise Lossy(f"{where}: its attributes are those of a function, and the operator changed")
-        alone = self._alone(node, version)
-        key = alone.SerializeToString(deterministic=True)
-        if key not in self.answers:
+        try:
+            original, answer = self._answer(node, version, detailed=False)
+        except ConversionError:
             try:
-                self.answers[key] = onnx.version_converter.convert_version(alone, self.target).graph
-            except Exception as error:
-                said = str(error).strip().splitlines()[-1]
-                raise Lossy(f"{where}: onnx's version converter failed: {said}") from error
-        answer = self.answers[key]
+                original, answer = self._answer(node, version, detailed=True)
+            except ConversionError as error:
+                raise Lossy(f"{where}: onnx's version converter failed: {error}") from error
         constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in answer.initializer}
         others = []
         for proto in answer.node:
@@ -161,7 +173,6 @@ class Converter:
                 constants[proto.output[0]] = np.asarray(array)
             else:
                 others.append(proto)
-        original = alone.graph.node[0]
         if len(others) != 1 or list(others[0].output) != list(original.output):
             names = ", ".join(proto.op_type for proto in others)
             raise Lossy(f"{where}: it would become several operators ({names})")
@@ -172,8 +183,19 @@ class Converter:
             return None
         return Raised(others[0].op_type, attributes, inputs)
 
-    def _alone(self, node: ir.Node, version: int) -> onnx.ModelProto:
-        """A model of `node` only: its inputs by position, small constants with their values."""
+    def _answer(self, node: ir.Node, version: int, *, detailed: bool) -> tuple[onnx.NodeProto, onnx.GraphProto]:
+        """The node as it was asked about, and the converter's graph. Raises `ConversionError`."""
+        alone = self._alone(node, version, detailed=detailed)
+        key = alone.SerializeToString(deterministic=True)
+        if key not in self.answers:
+            try:
+                self.answers[key] = onnx.version_converter.convert_version(alone, self.target).graph
+            except Exception as error:  # C++ errors of the converter, of shape inference and of the checker
+                raise ConversionError(str(error).strip().splitlines()[-1]) from error
+        return alone.graph.node[0], self.answers[key]
+
+    def _alone(self, node: ir.Node, version: int, *, detailed: bool) -> onnx.ModelProto:
+        """A model of `node` only, with the types of its inputs, or in detail: their shapes, and small constants."""
         proto = ir.serde.serialize_node(node)
         proto.ClearField("metadata_props")
         proto.name = proto.doc_string = ""
@@ -184,17 +206,24 @@ class Converter:
         for name, value in zip(proto.input, node.inputs, strict=True):
             if value is None:
                 continue
-            dtype, dims = self.facts.dtype(value) or ir.DataType.FLOAT, self.facts.dims(value)
-            shape = None if dims is None else [f"{name}_{axis}" if d is None else d for axis, d in enumerate(dims)]
-            size = 0 if dims is None else np.prod([SMALL if d is None else d for d in dims], dtype=np.float64)
-            array = self.facts.constant(value) if dims is not None and size <= SMALL else None
-            if array is not None and array.dtype.kind in "fiub":
+            array = self._small_constant(value) if detailed else None
+            if array is not None:
                 initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
-            else:
-                inputs.append(onnx.helper.make_tensor_value_info(name, int(dtype), shape))
+                continue
+            dims = self.facts.dims(value) if detailed else None
+            shape = None if dims is None else [f"{name}_{axis}" if d is None else d for axis, d in enumerate(dims)]
+            dtype = (self.facts.dtype(value) if detailed else value.dtype) or ir.DataType.FLOAT
+            inputs.append(onnx.helper.make_tensor_value_info(name, int(dtype), shape))
         outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output if name]
         graph = onnx.helper.make_graph([proto], "alone", inputs, outputs, initializers)
         return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)], ir_version=8)
+
+    def _small_constant(self, value: ir.Value) -> Array | None:
+        shape = self.facts.shape(value)
+        if shape is None or not self.facts.is_constant(value) or np.prod(shape, dtype=np.float64) > SMALL:
+            return None
+        array = self.facts.constant(value)
+        return array if array is not None and array.dtype.kind in "fiub" else None
 
     def _prove(self, node: ir.Node, version: int, raised: Raised, where: str) -> None:
         """Run the node before and after on random input of its own shapes; where those are unknown, nothing is said."""
@@ -248,35 +277,3 @@ def _apply(node: ir.Node, raised: Raised, emitter: Emitter, target: int) -> None
         )
         node.replace_input_with(index, constant)
         place_constant(constant, node, emitter.facts.model)
-
-
-def weight_free(model: ir.Model) -> onnx.ModelProto:
-    """The model with every large initializer of the main graph turned into an input: what loads without weights."""
-    copy = model.clone()
-    for value in list(copy.graph.initializers.values()):
-        tensor = value.const_value
-        if tensor is not None and tensor.size > SMALL:
-            del copy.graph.initializers[value.name or ""]
-            value.const_value, value.type = None, ir.TensorType(tensor.dtype)
-            value.shape = ir.Shape(tensor.shape.numpy())
-            if not value.is_graph_input():
-                copy.graph.inputs.append(value)
-    return ir.to_proto(copy)
-
-
-def runs_in_onnxruntime(model: ir.Model) -> bool:
-    """Whether onnxruntime, CPU, has a kernel for every operator of `model`; True where it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return True
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
-        onnxruntime.InferenceSession(
-            weight_free(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception:  # noqa: BLE001 (onnxruntime raises a dozen classes without a common base of its own)
-        return False
-    return True

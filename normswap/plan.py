@@ -136,9 +136,9 @@ def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
             for use in value.uses():
                 if use.node in found.steps and use.idx in found.steps[use.node].inputs:
                     choices.requires(node, use.node)
-                goal = _goal_reading(scene, found, use.node, value)
-                if goal is not None and not is_invariant(scene, use.node, use.idx, value, goal.map):
-                    choices.requires(node, goal)
+                reading = _goal_reading(scene, found, use.node, value)
+                if reading is not None and not is_invariant(scene, use.node, use.idx, value, reading.map):
+                    choices.requires(node, reading)
     _price_constants(scene.facts, found, choices)
     chosen = choices.best()
     steps = {node: step for node, step in found.steps.items() if node in chosen}
@@ -168,8 +168,7 @@ def plan_push(scene: Scene, goals: Sequence[Goal]) -> Plan:
         if value in found.foreign:
             choices.forbid(("old form unneeded", value))
         for use in value.uses():
-            step = found.steps.get(use.node)
-            if step is not None and use.idx in step.inputs:
+            if use.node in found.steps and use.idx in found.steps[use.node].inputs:
                 choices.requires(("old form unneeded", value), use.node)
                 choices.requires(use.node, maker)
     _price_constants(scene.facts, found, choices)
@@ -190,7 +189,18 @@ def _given(value: ir.Value | None) -> ir.Value:
 
 def _discover_pull(scene: Scene, goals: Sequence[Goal]) -> Discovery:
     found = Discovery("pull", goals={goal.norm: goal for goal in goals})
-    work: list[tuple[ir.Value, Map]] = [(goal.value, goal.map) for goal in goals]
+    _pull_from(scene, found, [(goal.value, goal.map) for goal in goals])
+    # An output that may change is no goal, but what leads to it may move along.
+    for value in scene.facts.model.graph.outputs:
+        if value.name in scene.changeable and value not in found.labels:
+            alike = [goal.map for goal in goals if scene.facts.dims(goal.value) == scene.facts.dims(value)]
+            _pull_from(scene, found, [(value, a_map) for a_map in alike[:1]])
+    _retract(found)
+    _find_foreign(scene, found)
+    return found
+
+
+def _pull_from(scene: Scene, found: Discovery, work: list[tuple[ir.Value, Map]]) -> None:
     while work:
         value, a_map = work.pop()
         if value in found.labels:
@@ -206,9 +216,6 @@ def _discover_pull(scene: Scene, goals: Sequence[Goal]) -> Discovery:
         found.steps[node] = answer
         work += [(_given(node.inputs[index]), wanted) for index, wanted in answer.inputs.items()]
         work += [(node.outputs[position], made) for position, made in answer.outputs.items()]
-    _retract(found)
-    _find_foreign(scene, found)
-    return found
 
 
 def _given_node(value: ir.Value) -> ir.Node:
@@ -362,4 +369,3 @@ def _price_constants(facts: Facts, found: Discovery, choices: Choices) -> None:
         if any((use.node, use.idx) not in slots for use in constant.uses()) or constant.is_graph_output():
             choices.forbid(alone)
         choices.costs_without(form, alone, prices.copy(constant, facts))
-

@@ -1,7 +1,7 @@
 """Proofs: one obligation per node that touches a label, executed in float64 on the model's own constants.
 
-    pull    n'(T_in(x)) = T_out(n(x))
-    push    n(T_in(x)) = T_out(n'(x))
+pull    n'(T_in(x)) = T_out(n(x))
+push    n(T_in(x)) = T_out(n'(x))
 
 The labels are read off the plan's values, not off what a transfer claimed, so every reader of a changed value is
 checked whether or not the planner thought of it. Induction over the graph's order makes the obligations a proof of the

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops import load_op
 
 Array = npt.NDArray[np.generic]
@@ -40,7 +40,7 @@ def promote(array: Array) -> Array:
 def ml_dtypes_float(dtype: np.dtype[np.generic]) -> bool:
     """Whether `dtype` is one of the extension floats (bfloat16, float8 ...), which numpy calls kind 'V'."""
     try:
-        ml_dtypes.finfo(dtype)
+        ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     except ValueError:
         return False
     return True
@@ -80,8 +80,6 @@ def _run_reference(node: ir.Node, arrays: Sequence[Array | None], opset: int) ->
     if node.domain not in ONNX_DOMAINS:
         raise Unexecutable(f"no definition of {node.domain}.{node.op_type}")
     proto = ir.serde.serialize_node(node)
-    # Values are positional here: omitted inputs keep their empty name, the rest are named by position, since the
-    # reference operators look at names to tell which optional inputs and outputs are there.
     operator = load_op(node.domain, node.op_type, opset)
     parameters = {
         "log": lambda *_: None,
@@ -89,7 +87,7 @@ def _run_reference(node: ir.Node, arrays: Sequence[Array | None], opset: int) ->
         "verbose": 0,
         "new_ops": None,
         "existing_functions": {},
-        "evaluator_cls": onnx.reference.ReferenceEvaluator,
+        "evaluator_cls": ReferenceEvaluator,
     }
     result: Sequence[Array] = operator(proto, parameters).run(*arrays)
     return result
@@ -114,6 +112,10 @@ def _given(array: Array | None) -> Array:
     return array
 
 
+def _floats(array: Array | None) -> Floats:
+    return _given(array).astype(np.float64)
+
+
 def center(x: Floats, axes: tuple[int, ...]) -> Floats:
     """Center: x minus its mean over `axes`."""
     result: Floats = x - x.mean(axis=axes, keepdims=True)
@@ -127,13 +129,15 @@ def root_mean_square(x: Floats, axes: tuple[int, ...], epsilon: float) -> Floats
 
 
 def _norm(node: ir.Node, arrays: Sequence[Array | None], *, centered: bool) -> list[Array]:
-    x = _given(arrays[0]).astype(np.float64)
+    x = _floats(arrays[0])
     axes = tuple(range(attribute(node, "axis", -1) % x.ndim, x.ndim))
     y = root_mean_square(center(x, axes) if centered else x, axes, attribute_float(node, "epsilon", 1e-5))
-    for parameter, apply in zip(arrays[1:3], (np.multiply, np.add), strict=False):
-        if parameter is not None:
-            y = apply(y, parameter)
-    return [y]
+    return [_affine(y, *[*arrays, None, None][1:3])]
+
+
+def _affine(y: Floats, gain: Array | None, bias: Array | None) -> Floats:
+    y = y if gain is None else y * _floats(gain)
+    return y if bias is None else y + _floats(bias)
 
 
 def _layer_normalization(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
@@ -147,15 +151,13 @@ def _rms_normalization(node: ir.Node, arrays: Sequence[Array | None]) -> list[Ar
 def _skip(node: ir.Node, arrays: Sequence[Array | None], *, centered: bool) -> list[Array]:
     """Skip operators (com.microsoft): the norm of input + skip + bias; output 3 is that sum."""
     padded = [*arrays, None, None, None]
-    total = _given(padded[0]) + _given(padded[1])
+    total = _floats(padded[0]) + _floats(padded[1])
     beta, bias = (padded[3], padded[4]) if centered else (None, padded[3])
     if bias is not None:
-        total = total + bias
+        total = total + _floats(bias)
     axes = (total.ndim - 1,)
     y = root_mean_square(center(total, axes) if centered else total, axes, attribute_float(node, "epsilon", 1e-5))
-    y = y * _given(padded[2])
-    if beta is not None:
-        y = y + beta
+    y = _affine(y, padded[2], beta)
     unused = np.zeros((0,))  # Mean and InvStdVar: training outputs that no inference graph reads
     return [y, unused, unused, total]
 
@@ -171,10 +173,9 @@ def _skip_rms_normalization(node: ir.Node, arrays: Sequence[Array | None]) -> li
 def _canonical(node: ir.Node, arrays: Sequence[Array | None], *, centered: bool) -> list[Array]:
     """normswap.LayerNorm and normswap.RMSNorm (x, axes, epsilon, gain, bias): norms on their way to a spelling."""
     x, axes, epsilon, gain, bias = [*arrays, None, None][:5]
-    x, numbers = _given(x).astype(np.float64), tuple(int(axis) for axis in _given(axes))
-    y = root_mean_square(center(x, numbers) if centered else x, numbers, float(_given(epsilon)))
-    y = y if gain is None else y * gain
-    return [y if bias is None else y + bias]
+    values, numbers = _floats(x), tuple(int(axis) for axis in _floats(axes))
+    y = root_mean_square(center(values, numbers) if centered else values, numbers, float(_floats(epsilon).item()))
+    return [_affine(y, gain, bias)]
 
 
 def _canonical_layer_norm(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:

@@ -75,7 +75,9 @@ def move(session: Session, planner: Planner, goals: Sequence[Goal], rule: str, *
     proof = Proof(len(obligations), error)
     session.rewrites += [Rewrite(goal.norm.name, rule, True, proof) for goal in plan.goals]
     for value, new in change.inserted.items():
-        session.rewrites.append(Rewrite(new.name or "", f"{rule}/explicit", True, proof, f"one map after `{value.name}`"))
+        session.rewrites.append(
+            Rewrite(new.name or "", f"{rule}/explicit", True, proof, f"one map after `{value.name}`")
+        )
     return plan
 
 

@@ -7,7 +7,7 @@ turns the text around. On a terminal lines are wrapped to its width; in a pipe t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from normswap.errors import GoalNotMet
 from normswap.ledger import Refusal
 from normswap.reasons import REASONS
 
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
+# What the rules of the ledger do; the others are named after files in rules/.
+RULES = {
+    "scale-up": "scale of a residual branch moved up into its last weights",
+    "bias-down": "bias of a LayerNorm moved down into the weights that read it",
+    "center-up": "LayerNorm became RMSNorm, its Center moved up into weights",
+    "center-up/explicit": "Center inserted where no weight can absorb it",
+    "bias-down/explicit": "Add inserted where no weight can absorb a bias",
+}
 # Of many sites with one reason so many are spelled out; --verbose and --json give all.
 SHOWN = 3
 # Wider than any line of ours: without a terminal nothing is wrapped or cut.
@@ -63,7 +72,7 @@ def progress(step: str) -> Iterator[Callable[[str], None]]:
 
 def show_inspection(out: Console, inspection: Inspection, *, verbose: bool) -> None:
     """The norms of a model, one line per distinct one; why some cannot be changed; what is no norm that we know."""
-    _line(out, ", ".join(f"{key} {_fact(key, value)}" for key, value in inspection.model.items()))
+    _line(out, _summary(inspection.model))
     rows = Counter(_norm_cells(norm) for norm in inspection.norms)
     if rows:
         columns = ("", "norm", "axes", "size", "epsilon", "affine", "spelled", "can become")
@@ -78,7 +87,7 @@ def show_inspection(out: Console, inspection: Inspection, *, verbose: bool) -> N
             if not answer["exact"] and answer["reason_id"] != "already"
         ]
         _refusals(out, f"cannot become {target}", refused, verbose=verbose)
-    unrecognized = [Refusal(f"{row.op} {row.node}", row.reason_id, row.reason) for row in inspection.unrecognized]
+    unrecognized = [Refusal(row.node, row.reason_id, row.reason) for row in inspection.unrecognized]
     _refusals(out, "not recognized", unrecognized, verbose=verbose)
 
 
@@ -88,18 +97,21 @@ def show_conversion(out: Console, conversion: Conversion, *, written: Path | Non
         _heading(out, "done")
         for (rule, exact), rewrites in _by(conversion.rewrites, lambda rewrite: (rewrite.rule, rewrite.exact)).items():
             _entry(out, len(rewrites), _rewrites(rule, rewrites, exact=exact))
-            if verbose:
-                for rewrite in rewrites:
+            for rewrite in rewrites:
+                if verbose or rewrite.detail:
                     _line(out, _site([rewrite.site], rewrite.detail, verbose=True), indent=INDENT)
     else:
         _line(out, "nothing was changed")
     _refusals(out, "refused", conversion.refused, verbose=verbose)
     _inventories(out, conversion.before, conversion.after)
-    if conversion.check is None:
-        _line(out, "not checked against the original in onnxruntime")
-    else:
+    if conversion.check is not None:
         show_check(out, conversion.check, verbose=verbose)
-    _line(out, "nothing was written" if written is None else f"wrote {written}")
+    elif conversion.rewrites:
+        _line(out, "not checked: it was proved, but not run beside the original")
+    if conversion.exit_code == GoalNotMet.exit_code:
+        _line(out, "the goal was not met; nothing was written")
+    else:
+        _line(out, "nothing was written" if written is None else f"wrote {written}")
 
 
 def show_check(out: Console, result: CheckResult, *, verbose: bool) -> None:
@@ -128,7 +140,8 @@ def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
     obligations = sum(proof.obligations for proof in plans.values())
     error = max(rewrite.proof.max_relative_error for rewrite in rewrites)
     proofs = f"{_counted(obligations, 'proof')}, largest relative error {error:.1g}"
-    return f"{rule}, {'exact' if exact else 'approximate'} ({proofs})"
+    words = f"{rule}: {RULES[rule]}" if rule in RULES else rule
+    return f"{words}; {'exact' if exact else 'approximate'} ({proofs})"
 
 
 def _norm_cells(norm: NormRow) -> tuple[str, ...]:
@@ -147,8 +160,11 @@ def _norm_cells(norm: NormRow) -> tuple[str, ...]:
     return kind, axes, size, f"{norm.epsilon:.3g}", affine, norm.spelling, can
 
 
-def _fact(key: str, value: object) -> str:
-    return decimal(value) if key == "bytes" and isinstance(value, int) else str(value)
+def _summary(model: Mapping[str, object]) -> str:
+    size = model.get("bytes")
+    facts = (f"{name} {value}" for name, value in model.items() if name not in ("path", "bytes") and value is not None)
+    weights = (f"{decimal(size)} of weights",) if isinstance(size, int) else ()
+    return f"{model.get('path') or 'model'}: " + ", ".join((*facts, *weights))
 
 
 def _output_cells(output: OutputResult) -> tuple[str, ...]:
@@ -181,7 +197,7 @@ def _refusals(out: Console, heading: str, refusals: Sequence[Refusal], *, verbos
     for reason_id, alike in _by(refusals, lambda refusal: refusal.reason_id).items():
         reason = REASONS.get(reason_id)
         _entry(out, len(alike), f"{reason_id}: {reason.meaning}" if reason else reason_id)
-        if reason and not reason.remedy.startswith("none"):
+        if reason and not reason.remedy.startswith(("none", "nothing")):
             _line(out, f"what helps: {reason.remedy}", indent=INDENT)
         sentences = list(_by(alike, lambda refusal: refusal.reason).items())
         shown = sentences if verbose else sentences[:SHOWN]

@@ -108,6 +108,8 @@ CONVERT_SCHEMA = {
     },
 }
 
+SMALL = Path(__file__).resolve().parent.parent / "models" / "small"
+
 # What a hostile name may try: move the cursor, clear the screen, turn the text around, start a line, hide itself.
 HOSTILE = "a\x1b[2J\x1b]0;t\x07b\u202ec\u2066d\r\ne\u200bf\x9bg\u2028h"
 
@@ -221,18 +223,21 @@ def test_unknown_target(model: Path, untouched: None) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (None, "model.onnx"),
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 497\n", "git lfs pull"),
         (b"not a model", "model.onnx"),
     ],
-    ids=["missing", "empty", "git-lfs pointer", "text"],
+    ids=["empty", "git-lfs pointer", "text"],
 )
-def test_unreadable_models(command: list[str], content: bytes | None, word: str, tmp_path: Path) -> None:
+def test_unreadable_models(command: list[str], content: bytes, word: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     assert_one_error(run(*command, path), 3, word)
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["convert", "--to", "rmsnorm"], ["check", "absent.onnx"]])
+def test_absent_models(command: list[str]) -> None:
+    assert_one_error(run(*command, "absent.onnx"), 2, "absent.onnx")
 
 
 def test_truncated_model(model: Path, tmp_path: Path) -> None:
@@ -354,7 +359,7 @@ def test_inspect(gpt2: Path) -> None:
     row = next(line for line in result.stdout.splitlines() if "LayerNorm" in line)
     assert row.split()[0] == "5"
     assert "1e-05" in row
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert max(map(len, result.stdout.splitlines()[1:])) <= 80
 
 
 def test_inspect_json(gpt2: Path) -> None:
@@ -372,7 +377,8 @@ def test_convert_writes_beside_the_input(model: Path) -> None:
     output = model.parent / "model.rmsnorm.onnx"
     assert {*model.parent.iterdir()} == {model, output}
     onnx.checker.check_model(onnx.load(output), full_check=True)
-    assert "5  LayerNorm" in result.stdout
+    assert "5  center-up: LayerNorm became RMSNorm" in result.stdout
+    assert "check: pass" in result.stdout
     assert f"wrote {output}" in result.stdout
     assert result.stderr == ""
 
@@ -398,10 +404,40 @@ def test_dry_run_writes_nothing(model: Path, untouched: None) -> None:
     assert report["check"] is None
 
 
-def test_strict_is_not_met_when_a_norm_is_left_out(model: Path, untouched: None) -> None:
-    result = run("convert", model, "--to", "rmsnorm", "--strict", "--except", "*", "--no-check")
-    assert result.exit_code == 1
-    assert "nothing was written" in result.stdout
+@pytest.fixture
+def partly(tmp_path: Path) -> Path:
+    """A post-norm BERT, of which the embedding's norm can be converted and the others not."""
+    copy = tmp_path / "bert.onnx"
+    copy.write_bytes((SMALL / "bert_dynamo18.onnx").read_bytes())
+    return copy
+
+
+def test_refusals_are_printed_and_do_not_fail(partly: Path) -> None:
+    result = run("convert", partly, "--to", "rmsnorm", "--no-check")
+    assert result.exit_code == 0, result.output
+    assert "4  post-norm: " in result.stdout
+    assert "not checked" in result.stdout
+    assert (partly.parent / "bert.rmsnorm.onnx").exists()
+
+
+def test_strict_makes_refusals_fail(partly: Path) -> None:
+    result = run("convert", partly, "--to", "rmsnorm", "--no-check", "--strict")
+    assert result.exit_code == 1, result.output
+    assert "the goal was not met; nothing was written" in result.stdout
+    assert [*partly.parent.iterdir()] == [partly]
+
+
+def test_candidates_none_of_which_converts_fail(partly: Path) -> None:
+    result = run("convert", partly, "--to", "rmsnorm", "--no-check", "--except", "node_layer_norm")
+    assert result.exit_code == 1, result.output
+    assert [*partly.parent.iterdir()] == [partly]
+
+
+def test_a_model_without_candidates_is_copied(model: Path) -> None:
+    result = run("convert", model, "--to", "rmsnorm", "--except", "*")
+    assert result.exit_code == 0, result.output
+    assert "nothing was changed" in result.stdout
+    assert (model.parent / "model.rmsnorm.onnx").read_bytes() == model.read_bytes()
 
 
 def test_a_failed_check_is_not_written(model: Path, untouched: None) -> None:
@@ -419,6 +455,15 @@ def test_an_inconclusive_check_is_written_and_said(model: Path) -> None:
         result = run("convert", model, "--to", "rmsnorm")
     assert result.exit_code == 4, result.output
     assert "inconclusive: no output varies" in result.stdout
+    assert (model.parent / "model.rmsnorm.onnx").exists()
+
+
+def test_a_check_that_cannot_run_is_inconclusive(model: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine's onnxruntime has CUDA")
+    result = run("convert", model, "--to", "rmsnorm", "--provider", "cuda")
+    assert result.exit_code == 4, result.output
+    assert "CUDAExecutionProvider" in result.stdout
     assert (model.parent / "model.rmsnorm.onnx").exists()
 
 

@@ -30,7 +30,7 @@ def check(
     """Judge `converted` by its error to the float64 truth of `original`, next to the original's own.
 
     Args:
-        original: The model that is right by definition: a path, `onnx.ModelProto`, `onnx_ir.Model` or graphsurgeon graph.
+        original: The model that is right by definition: a path or any object that `open_model` takes.
         converted: The model that claims to compute the same.
         provider: "cpu" or "cuda"; a provider that is absent or falls back is never replaced by another.
         inputs: An .npz file, a `test_data_set` folder, or arrays by input name. They are run first; synthesized data

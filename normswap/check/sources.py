@@ -13,14 +13,16 @@ import onnx_ir as ir
 
 from normswap.model import Source, open_model, save
 
+TEXT_SUFFIXES = frozenset({".onnxtxt", ".onnxtext"})  # which onnxruntime does not read
+
 
 def place(source: Source, scratch: Path) -> Path:
-    """The file of a model, which was found to be sound; one that is not .onnx yet is written into `scratch`.
+    """The file of a model, which was found to be sound; one in memory or in text is written into `scratch`.
 
     Raises `InputRefused` and `UsageError` as `open_model` does.
     """
     document = open_model(source)
-    if isinstance(source, str | os.PathLike) and (path := Path(source)).suffix == ".onnx":
+    if isinstance(source, str | os.PathLike) and (path := Path(source)).suffix not in TEXT_SUFFIXES:
         return path
     path = scratch / "model.onnx"
     save(document, document.model, path)

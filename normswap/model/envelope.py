@@ -130,7 +130,7 @@ class _Stubs:
             if tensor.nbytes < wire.LARGE or _is_in_typed_field(tensor):
                 return tensor
             index = self._index[id(tensor)] = len(self.stored)
-            self.stored.append(Stored(tensor))
+            self.stored.append(Stored(tensor, external=isinstance(tensor, ir.ExternalTensor)))
         return ir.ExternalTensor(
             protos.STUB,
             index,

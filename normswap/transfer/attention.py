@@ -1,8 +1,8 @@
 """Products of two activations and what stands between them: maps along a free axis pass, Softmax forgets a shift.
 
-    A (B S) = (A B) S       a linear map on the columns of B is one on the columns of the product
-    A (B + 1 t) = A B + 1 t       where every row of A sums to one, as behind a Softmax
-    softmax(v + c 1) = softmax(v)       so softmax(C v) = softmax(v), when all of its axis is one group
+A (B S) = (A B) S               a linear map on the columns of B is one on the columns of the product
+A (B + 1 t) = A B + 1 t         where every row of A sums to one, as behind a Softmax
+softmax(v + c 1) = softmax(v)   so softmax(C v) = softmax(v), when all of its axis is one group
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.reference import attribute
 from normswap.transfer.linear import matmul
-from normswap.transfer.step import Blocked, Request, Step, drop_leading, fit, only_along
+from normswap.transfer.step import Blocked, Request, Step, fit, only_along
 
 # What may stand between a Softmax and the product that uses its rows as weights.
 TRANSPARENT = frozenset({"Identity", "Dropout", "Cast"})
@@ -75,6 +75,3 @@ def _is_last(node: ir.Node, rank: int) -> bool:
 def _one_group(a_map: Map, axis: int) -> bool:
     """Whether a map without scale changes all elements along `axis` by the same amount."""
     return not a_map.centers or (bool((a_map.group == a_map.group.take([0], axis)).all()) and a_map.varies(axis))
-
-
-__all__ = ["drop_leading", "product", "softmax"]

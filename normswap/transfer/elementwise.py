@@ -1,8 +1,8 @@
 """Element-wise operators: linear ones pass a map on, sums split it, and constants absorb what reaches them.
 
-    pull    T(a + b) = L(a) + L(b) + t          the linear part to every operand, the shift to one, a constant first
-    push    (x + t) + b = x + (b + t)           a constant absorbs a shift; without one it goes on
-    either  a factor that is the same along the mapped axes commutes with the linear part
+pull    T(a + b) = L(a) + L(b) + t     the linear part to every operand, the shift to one, a constant first
+push    (x + t) + b = x + (b + t)      a constant absorbs a shift; without one it goes on
+A factor that is the same along the mapped axes commutes with the linear part.
 """
 
 from __future__ import annotations
@@ -125,9 +125,7 @@ def _ignores(dims: tuple[int | None, ...] | None, a_map: Map, rank: int) -> bool
     return all(axis < lead or dims[axis - lead] == 1 for axis in axes)
 
 
-def _constant_factor(
-    facts: Facts, request: Request, index: int, rank: int, *, divides: bool
-) -> Floats | Blocked:
+def _constant_factor(facts: Facts, request: Request, index: int, rank: int, *, divides: bool) -> Floats | Blocked:
     value = request.value(index)
     if value is None or not facts.is_constant(value):
         return Blocked("elementwise-scale", "a product with a run-time factor, behind which a shift stays")

@@ -53,7 +53,7 @@ def _carried(request: Request, indices: tuple[int, ...]) -> Step | Blocked:
     node, facts = request.node, request.facts
     sources = [_sources(request, indices, binding) for binding in BINDINGS]
     if request.pulls:
-        wanted = _memoized(request, indices, sources, lambda: maps.pull(request.map, [s[request.output] for s in sources]))
+        wanted = maps.pull(request.map, [per_output[request.output] for per_output in sources])
     else:
         wanted = (request.map,)
     outputs = {}
@@ -61,15 +61,11 @@ def _carried(request: Request, indices: tuple[int, ...]) -> Step | Blocked:
         if request.pulls and position == request.output:
             outputs[position] = request.map
         elif facts.rank(output) is not None:
-            outputs[position] = maps.push(wanted, [s[position] for s in sources])
+            outputs[position] = maps.push(wanted, [per_output[position] for per_output in sources])
     split = labels(request, dict(zip(indices, wanted, strict=True)))
     if isinstance(split, Blocked):
         return split
     return Step(inputs=split[0], outputs=outputs, constants=split[1])
-
-
-def _memoized(request: Request, indices: tuple[int, ...], sources, compute):  # type: ignore[no-untyped-def]
-    return compute()
 
 
 def _sources(request: Request, data: tuple[int, ...], binding: int) -> list[Sources]:
@@ -129,9 +125,7 @@ def gather(request: Request) -> Step | Blocked:
         if isinstance(split, Blocked):
             return split
         table = Along(0, axis)
-        return Step(
-            inputs=split[0], outputs={0: request.map}, constants=split[1], cut=((table,),), indices={1: table}
-        )
+        return Step(inputs=split[0], outputs={0: request.map}, constants=split[1], cut=((table,),), indices={1: table})
     if request.at == 0 and not request.map.varies(axis):
         out = maps.inserted(_selected(request.map, others), len(data) + len(indices) - 1, kept)
         return Step(inputs={0: request.map}, outputs={0: out}, indices={1: Along(0, axis)})
@@ -142,7 +136,8 @@ def _selected(a_map: Map, axes: list[int]) -> Map:
     """The map on only `axes`, when it ignores all others."""
     arrays = (a_map.group, a_map.scale, a_map.offset())
     shapes = [tuple(array.shape[axis] for axis in axes) for array in arrays]
-    return Map(*(array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)))  # type: ignore[arg-type]
+    group, scale, shift = (array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True))
+    return Map(group, scale, shift)
 
 
 def shape_only(request: Request) -> Step | Blocked:

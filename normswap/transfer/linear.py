@@ -1,8 +1,7 @@
-"""Weights absorb maps: MatMul, Gemm and Conv with constant weights, pulled along the output axis or pushed along the
-input axis.
+"""Constant weights absorb maps: MatMul, Gemm and Conv, pulled along the output axis, pushed along the input axis.
 
-    pull    C(x W + b) = x C(W) + C(b)          the weight is centered along its output axis, the bias like a value
-    push    (s·x + t) W + b = x (s·W) + (t W + b)   the weight is scaled along its input axis, the bias is shifted
+pull    C(x W + b) = x C(W) + C(b)              the weight is centered along its output axis, the bias like a value
+push    (s·x + t) W + b = x (s·W) + (t W + b)   the weight is scaled along its input axis, the bias is shifted
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def matmul(request: Request) -> Step | Blocked:
     rank, weight_rank, data = max(len(dims[0]), len(dims[1])), len(dims[weight] or ()), 1 - weight
     free_axis = -1 if weight == 1 else -2  # the output axis that the weight makes
     summed = -2 if weight == 1 else -1  # the weight's axis that is summed over
-    cut = [(Along(weight, summed), Along(data, -1 if data == 0 else -2))]
+    cut: list[tuple[Along, ...]] = [(Along(weight, summed), Along(data, -1 if data == 0 else -2))]
     if weight == 1 and weight_rank == 2:
         cut += [(Along(0, axis),) for axis in range(rank - 1) if not request.map.varies(axis)]
     if request.map.rank != (rank if request.pulls else len(dims[data] or ())):
@@ -46,9 +45,7 @@ def matmul(request: Request) -> Step | Blocked:
     return Blocked("unknown-operator", "a product whose weight would have to mix rows and columns")
 
 
-def _matmul_push(
-    request: Request, weight: int, weight_rank: int, cut: Sequence[tuple[Along, ...]]
-) -> Step | Blocked:
+def _matmul_push(request: Request, weight: int, weight_rank: int, cut: Sequence[tuple[Along, ...]]) -> Step | Blocked:
     if weight != 1 or weight_rank != 2:
         return Blocked("unknown-operator", "a weight on the left, or a batch of weights")
     a_map, rank = request.map, request.map.rank
@@ -174,9 +171,8 @@ def conv(request: Request) -> Step | Blocked:
     elif a_map.shifts:
         created[2], constants[2] = (channels,), on_axis(maps.affine(a_map.rank, shift=a_map.shift), 1, 1, 0)
     cut = ((Along(0, 1), Along(1, 1)),) if groups == 1 else ()
-    return Step(
-        outputs={0: a_map}, constants=constants, created=created, cut=cut, probes={0: _window(request.node, dims, groups)}
-    )
+    probes = {0: _window(request.node, dims, groups)}
+    return Step(outputs={0: a_map}, constants=constants, created=created, cut=cut, probes=probes)
 
 
 def _window(node: ir.Node, dims: tuple[int | None, ...], groups: int) -> tuple[int, ...]:
@@ -209,7 +205,8 @@ def _conv_push(request: Request, groups: int, weight: ir.Value, dims: tuple[int,
 
     def per_entry(array: Floats) -> Floats:
         wide = np.broadcast_to(array.reshape(-1), (dims[1] * groups,))
-        return wide[channel].reshape(dims[:2] + tail)
+        result: Floats = wide[channel].reshape(dims[:2] + tail)
+        return result
 
     constants = {1: maps.affine(len(dims), scale=per_entry(a_map.scale))} if a_map.scales else {}
     created: dict[int, tuple[int, ...]] = {}

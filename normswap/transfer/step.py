@@ -1,7 +1,7 @@
 """What a transfer is asked and what it answers: the vocabulary shared by all of `transfer/`.
 
-    pull    n'(T_in(x)) = T_out(n(x))       T is wanted on an output; new values are T(old)
-    push    n(T_in(x)) = T_out(n'(x))       T is on an input; old values are T(new); needs no inverse
+pull    n'(T_in(x)) = T_out(n(x))       T is wanted on an output; new values are T(old)
+push    n(T_in(x)) = T_out(n'(x))       T is on an input; old values are T(new); needs no inverse
 
 A new constant is a map applied to the old one, in both directions, so planning never looks at a weight.
 """
@@ -131,9 +131,7 @@ def rows(request: Request, operands: Sequence[int]) -> list[tuple[Along, ...]]:
             continue
         places = {index: axis - rank + len(known) for index, known in dims.items() if known is not None}
         together = tuple(
-            Along(index, place)
-            for index, place in places.items()
-            if place >= 0 and (dims[index] or ())[place] != 1
+            Along(index, place) for index, place in places.items() if place >= 0 and (dims[index] or ())[place] != 1
         )
         if together:
             cuts.append(together)

@@ -87,7 +87,8 @@ def agrees_with_onnxruntime(model: onnx.ModelProto, tolerance: float = 1e-5) -> 
         pytest.param(
             """17]> g (float[2, 4, 5, 6] x, float[4, 3, 3, 2] w, float[6] b)
             => (float[N, M, H, W] y)
-            { y = ConvTranspose<group = 2, strides = [2, 1], pads = [1, 0, 0, 1], output_padding = [1, 0]>(x, w, b) }""",
+            { y = ConvTranspose<group = 2, strides = [2, 1], pads = [1, 0, 0, 1], output_padding = [1, 0]>
+                (x, w, b) }""",
             id="grouped ConvTranspose",
         ),
         pytest.param(

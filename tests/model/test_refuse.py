@@ -99,8 +99,8 @@ def test_not_a_model_at_all():
         ("(float x) => (float y) { y = Add(x) }", "input size 1"),
         ("(float x) => (float y) { [act] y = Relu<alpha = 1.0>(x) }", "Unrecognized attribute: alpha"),
         (
-            "(bool c, float x) => (float y) { y = If (c) <then_branch = t () => (float a) { a = Neg(ghost) }, "
-            "else_branch = e () => (float b) { b = Neg(x) }> }",
+            """(bool c, float x) => (float y) { y = If (c) <then_branch = t () => (float a) { a = Neg(ghost) },
+            else_branch = e () => (float b) { b = Neg(x) }> }""",
             "`ghost`",
         ),
     ],
@@ -189,10 +189,8 @@ FUNCTION = '<domain: "f", opset_import: ["" : 21, "f" : 1]>'
 
 def chain(links: int, calls: int) -> onnx.ModelProto:
     """A model whose function 0 does little, and each other function calls the previous one several times."""
-    text = '<ir_version: 10, opset_import: ["" : 21, "f" : 1]> main (float x) => (float y) { y = f.f%d(x) }' % (
-        links - 1
-    )
-    text += FUNCTION + " f0 (a) => (b) { b = Neg(a) }"
+    header = '<ir_version: 10, opset_import: ["" : 21, "f" : 1]>'
+    text = f"{header} main (float x) => (float y) {{ y = f.f{links - 1}(x) }} {FUNCTION} f0 (a) => (b) {{ b = Neg(a) }}"
     for link in range(1, links):
         body = " ".join(f"v{call + 1} = f.f{link - 1}(v{call})" for call in range(calls))
         text += f"{FUNCTION} f{link} (v0) => (v{calls}) {{ {body} }}"
@@ -212,8 +210,8 @@ def test_long_chain_of_functions_is_fine():
     [
         " f0 (a) => (b) { b = f.f0(a) }",
         f" f0 (a) => (b) {{ b = f.f1(a) }} {FUNCTION} f1 (a) => (b) {{ b = f.f0(a) }}",
-        " f0 (a) => (b) { c = Cast<to = 9>(a) b = If (c) <then_branch = t () => (float d) { d = f.f0(a) }, "
-        "else_branch = e () => (float g) { g = Neg(a) }> }",
+        """ f0 (a) => (b) { c = Cast<to = 9>(a) b = If (c) <then_branch = t () => (float d) { d = f.f0(a) },
+        else_branch = e () => (float g) { g = Neg(a) }> }""",
     ],
 )
 def test_recursive_functions(functions):
