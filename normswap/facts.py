@@ -1,21 +1,17 @@
 """Facts about values: shape, type, constant value, under two bindings of the free dimensions.
 
-Free dimensions are bound to distinct primes, twice; a dimension is static exactly when both bindings agree on it. One
-forward walk infers shapes operator by operator and evaluates everything that derives from shapes and small constants,
-so that computed Reshape targets are known; what inference cannot find is observed in one run on small inputs.
+A dimension is static exactly when both bindings agree on it. Constants are evaluated lazily, along chains of operators
+too, and those that a plan made are computed in float64 from what they were made of. `learn` fills the tables.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from normswap import maps, reference
@@ -24,17 +20,6 @@ from normswap.reference import Array, Floats
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-# Two sets of distinct primes for the free dimensions: small, so that probes are cheap, and different in every place, so
-# that a dimension on which both bindings agree is static.
-PRIMES = ((3, 5, 7, 11, 13, 17, 19), (5, 3, 11, 7, 17, 13, 23))
-# Images shrink by strides, so a free dimension behind the second of a rank-4 input starts larger, and stays different
-# after five halvings; which sizes fit a model is not written anywhere. These are tried in turn until inference leaves
-# nothing open: primes; a height that four halvings bring to 3, as text recognizers want it; multiples of 32.
-SPATIAL_SIZES = (
-    ((97, 163, 223), (163, 97, 229)),
-    ((41, 163, 223), (43, 97, 229)),
-    ((96, 160, 224), (160, 96, 256)),
-)
 # Derived values up to this many elements are evaluated while walking; they are shapes, axes, indices and scalars.
 SMALL = 4096
 # A chain of constants is evaluated up to this many elements (1 GiB of float32); beyond, it is not a constant to us.
@@ -46,7 +31,7 @@ NOT_DETERMINISTIC = frozenset(
 
 @dataclass
 class Facts:
-    """What is known about the values of `model`; filled by `learn`, extended by `declare` when a rewrite adds values.
+    """What is known about the values of `model`; filled by `learn`, extended when a rewrite adds values.
 
     `shapes[b]` and `known[b]` hold, under binding b, the shapes and the evaluated values; `types` the element types.
     """
@@ -101,7 +86,7 @@ class Facts:
         if value.is_initializer() or value.is_graph_input():
             return value.const_value is not None and not self.is_overridable(value)
         node = value.producer()
-        if node is None or node.op_type in NOT_DETERMINISTIC or _has_subgraph(node):
+        if node is None or node.op_type in NOT_DETERMINISTIC or has_subgraph(node):
             return False
         if node.op_type == "Constant" and node.domain in reference.ONNX_DOMAINS:
             return value.const_value is not None or _constant_of(node) is not None
@@ -182,7 +167,8 @@ def _taken(array: npt.NDArray[Scalar], cut: Mapping[int, npt.NDArray[np.int64]])
     return array
 
 
-def _has_subgraph(node: ir.Node) -> bool:
+def has_subgraph(node: ir.Node) -> bool:
+    """Whether `node` has a control-flow body."""
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
@@ -198,227 +184,3 @@ def _constant_of(node: ir.Node) -> Array | None:
         if name in ("value_int", "value_ints"):
             return np.asarray(attribute.value, dtype=np.int64)
     return None
-
-
-# --- binding and learning -------------------------------------------------------------------------------------------
-
-
-def bind(inputs: Iterable[ir.Value], small: Sequence[int], spatial: Sequence[int]) -> dict[ir.Value, Shape]:
-    """Shapes for graph inputs with each free dimension bound to one of the sizes; the same symbol always to the same.
-
-    `spatial` sizes go to the third and later dimensions of inputs of rank 4 and more. A symbol that is an expression
-    of others (`past + sequence`) is evaluated. Inputs of unknown rank are left out.
-    """
-    small_sizes, spatial_sizes = iter(small), iter(spatial)
-    sizes: dict[str, int] = {}
-    shapes: dict[ir.Value, Shape] = {}
-    known = [value for value in inputs if value.shape is not None]
-    for value in known:
-        assert value.shape is not None
-        for axis, dim in enumerate(value.shape):
-            if not isinstance(dim, int) and not _is_expression(dim):
-                name = _symbol(dim, f"{value.name}:{axis}")
-                if name not in sizes:
-                    is_spatial = len(value.shape) >= 4 and axis >= 2
-                    sizes[name] = next(spatial_sizes, spatial[-1]) if is_spatial else next(small_sizes, small[-1])
-    for value in known:
-        assert value.shape is not None
-        shapes[value] = tuple(_size(dim, f"{value.name}:{axis}", sizes) for axis, dim in enumerate(value.shape))
-    return shapes
-
-
-def _symbol(dim: ir.SymbolicDim, default: str) -> str:
-    return default if dim.value in (None, "?") else str(dim.value)
-
-
-def _is_expression(dim: ir.SymbolicDim) -> bool:
-    """Whether the name is arithmetic on other names, as exporters write `past_sequence_length + sequence_length`."""
-    return dim.value is not None and bool(re.search(r"\w\s*[-+*/]\s*\w", str(dim.value)))
-
-
-def _size(dim: int | ir.SymbolicDim, default: str, sizes: Mapping[str, int]) -> int:
-    if isinstance(dim, int):
-        return dim
-    if not _is_expression(dim):
-        return sizes[_symbol(dim, default)]
-    size = dim.evaluate(sizes)
-    return size if isinstance(size, int) and size > 0 else PRIMES[0][0]
-
-
-def learn(model: ir.Model) -> Facts:
-    """All facts that shape inference and constants give; `observe` fills what they leave open."""
-    best, fewest = Facts(model), -1
-    for spatial in SPATIAL_SIZES:
-        facts = Facts(model)
-        for binding in range(2):
-            facts.shapes[binding].update(bind(model.graph.inputs, PRIMES[binding], spatial[binding]))
-            _walk(facts, model.graph, binding)
-        missing = len(unknown(facts))
-        if fewest < 0 or missing < fewest:
-            best, fewest = facts, missing
-        if not missing:
-            break
-    return best
-
-
-def _walk(facts: Facts, graph: ir.Graph, binding: int) -> None:
-    for node in graph:
-        for subgraph in _subgraphs(node):
-            for value in subgraph.inputs:
-                if value.shape is not None and all(isinstance(dim, int) for dim in value.shape):
-                    facts.shapes[binding][value] = tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
-            _walk(facts, subgraph, binding)
-        _infer(facts, node, binding)
-        for value in node.outputs:
-            facts.is_constant(value)  # asked in the order of the graph, it never recurses through the whole of it
-        _derive(facts, node, binding)
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
-            yield from attribute.as_graphs()
-
-
-def _infer(facts: Facts, node: ir.Node, binding: int) -> None:
-    """Shapes and types of the outputs of `node` by onnx's own inference, fed with everything derived so far."""
-    shapes = facts.shapes[binding]
-    if node.op_type == "If":
-        branches = list(_subgraphs(node))
-        for index, output in enumerate(node.outputs):
-            found = {facts.shape(branch.outputs[index], binding) for branch in branches}
-            if len(found) == 1 and None not in found:
-                shapes[output] = next(shape for shape in found if shape is not None)
-        return
-    if (node.domain, node.op_type) in reference.STAND_INS and node.domain == "com.microsoft":
-        first = facts.shape(node.inputs[0], binding) if node.inputs[0] is not None else None
-        for output in (node.outputs[0], *node.outputs[3:4]):
-            if first is not None:
-                shapes[output] = first
-        return
-    inferred = _infer_node(facts, node, binding)
-    for output in node.outputs:
-        proto = inferred.get(output.name or "")
-        if proto is None or not proto.HasField("tensor_type"):
-            continue
-        tensor = proto.tensor_type
-        if tensor.elem_type:
-            facts.types.setdefault(output, ir.DataType(tensor.elem_type))
-        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
-            sizes = tuple(dim.dim_value for dim in tensor.shape.dim)
-            if min(sizes, default=0) >= 0:
-                shapes[output] = sizes
-
-
-def _infer_node(facts: Facts, node: ir.Node, binding: int) -> Mapping[str, onnx.TypeProto]:
-    opset = facts.opset(node)
-    types: dict[str, onnx.TypeProto] = {}
-    data: dict[str, onnx.TensorProto] = {}
-    for value in node.inputs:
-        if value is None or value.name is None:
-            continue
-        dtype, shape = facts.dtype(value), facts.shape(value, binding)
-        if dtype is not None:
-            types[value.name] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
-        small = shape is not None and np.prod(shape, dtype=np.float64) <= SMALL
-        array = facts.derived(value, binding) if small else None
-        if array is not None:
-            data[value.name] = onnx.numpy_helper.from_array(np.ascontiguousarray(array), value.name)
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-        return onnx.shape_inference.infer_node_outputs(
-            schema,
-            ir.serde.serialize_node(node),
-            types,
-            data,
-            opset_imports=[onnx.helper.make_opsetid(node.domain, opset)],
-            ir_version=max(facts.model.ir_version, 4),
-        )
-    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _derive(facts: Facts, node: ir.Node, binding: int) -> None:
-    """Evaluate `node` where its small outputs follow from shapes and constants alone."""
-    known = facts.known[binding]
-    if node.op_type in NOT_DETERMINISTIC or _has_subgraph(node) or not node.outputs:
-        return
-    if node.op_type in ("Shape", "Size") and node.inputs[0] is not None:
-        shape = facts.shape(node.inputs[0], binding)
-        if shape is not None:
-            part = slice(reference.attribute(node, "start", 0), _end(node, len(shape)))
-            whole = np.asarray(shape, dtype=np.int64)
-            known[node.outputs[0]] = whole[part] if node.op_type == "Shape" else np.asarray(whole.prod(), np.int64)
-            _note(facts, node.outputs[0], known[node.outputs[0]], binding)
-        return
-    shape = facts.shape(node.outputs[0], binding)
-    if not node.inputs or (shape is not None and np.prod(shape, dtype=np.float64) > SMALL):
-        return
-    if all(value is None or facts.is_constant(value) for value in node.inputs):
-        return  # `constant` evaluates these, and only when somebody asks
-    arrays: list[Array | None] = []
-    for value in node.inputs:
-        array = None if value is None else known[value] if value in known else _small_constant(facts, value)
-        if value is not None and array is None:
-            return
-        arrays.append(array)
-    try:
-        outputs = reference.run(node, arrays, facts.opset(node))
-    except reference.Unexecutable:
-        return
-    for value, output in zip(node.outputs, outputs, strict=False):
-        if output.size <= SMALL:
-            known[value] = output
-            _note(facts, value, output, binding)
-
-
-def _small_constant(facts: Facts, value: ir.Value) -> Array | None:
-    shape = facts.shape(value)
-    if not facts.is_constant(value) or shape is None or np.prod(shape, dtype=np.float64) > SMALL:
-        return None
-    return facts.constant(value)
-
-
-def _end(node: ir.Node, rank: int) -> int:
-    return reference.attribute(node, "end", rank)
-
-
-def _note(facts: Facts, value: ir.Value, array: Array, binding: int) -> None:
-    facts.shapes[binding][value] = array.shape
-    if facts.dtype(value) is None:
-        facts.types[value] = ir.DataType.from_numpy(array.dtype)
-
-
-# --- observing ------------------------------------------------------------------------------------------------------
-
-
-def unknown(facts: Facts) -> list[ir.Value]:
-    """Values of the main graph whose shape inference left open under either binding."""
-    return [
-        value
-        for node in facts.model.graph
-        for value in node.outputs
-        if value.name and (facts.shape(value, 0) is None or facts.shape(value, 1) is None)
-    ]
-
-
-def observed(facts: Facts, shapes: Sequence[Mapping[str, tuple[Shape, ir.DataType]]]) -> Facts:
-    """The facts with observed `shapes` (one mapping per binding, value name → shape and type) filled into the gaps."""
-    by_name = {value.name: value for value in unknown(facts)}
-    for binding, seen in enumerate(shapes):
-        for name, (shape, dtype) in seen.items():
-            if name in by_name:
-                facts.shapes[binding].setdefault(by_name[name], shape)
-                facts.types.setdefault(by_name[name], dtype)
-    return facts
-
-
-def free_inputs(facts: Facts, binding: int) -> dict[str, Shape]:
-    """The shapes, by name, that `binding` gives to the graph inputs: what an observed run is fed with."""
-    return {
-        value.name: facts.shapes[binding][value]
-        for value in itertools.chain(facts.model.graph.inputs)
-        if value.name and value in facts.shapes[binding]
-    }

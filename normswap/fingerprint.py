@@ -119,17 +119,24 @@ def _first_form(setting: Setting, targets: Sequence[ir.Value]) -> tuple[Form | N
     tiny = odd_part(setting, TINY * u)
     for target in targets:
         axes = seen.axes(target)
-        for kind in KINDS if axes and target in seen.odd else ():
+        for kind in KINDS if axes and _answers(target, seen) else ():
             epsilon = _solve(setting, target, Form(kind, axes, 0.0), u, seen.odd[target], tiny[target])
             if epsilon is None:
                 continue
             form = Form(kind, axes, epsilon)
-            affines = {t: _affine(form, u, seen.values[t], seen.odd[t]) for t in targets if t in seen.odd}
+            affines = {t: _affine(form, u, seen.values[t], seen.odd[t]) for t in targets if _answers(t, seen)}
             plain = next(probes.ordinary(setting.shape, epsilon, np.random.default_rng(probes.SEED + 1)))
             have = proved(setting, form, affines, [plain])
             if target in have:
                 return form, {t: part for t, part in affines.items() if t in have}
     return None, {}
+
+
+def _answers(target: ir.Value, seen: Observation) -> bool:
+    """Whether a value depends on the sign of the probe by more than the rounding of what cancels out in it."""
+    if target not in seen.odd:
+        return False
+    return bool(np.abs(seen.odd[target]).max() > TOLERANCE * np.abs(seen.values[target].astype(np.float64)).max())
 
 
 def _solve(setting: Setting, target: ir.Value, form: Form, u: Floats, plain: Floats, tiny: Floats) -> float | None:

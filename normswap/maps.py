@@ -1,16 +1,13 @@
 """Maps on values: T(v) = scale · (v − mean of each group) + shift, as three small arrays.
 
-The arrays broadcast against the value and have size 1 along every axis that the map ignores. A layout operator carries
-a map by being run on element numbers: `push` gathers the map of its output from those of its inputs, `pull` scatters
-the other way. Groups are named by their smallest element, and a map must be the same under two bindings of the free
-dimensions, so that what is carried does not depend on any size that is unknown.
+The arrays broadcast against the value and have size 1 along every axis that the map ignores. How maps cross layout
+operators is in `carry`, how they cross all others in `transfer/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +16,6 @@ from normswap.reference import Floats
 
 Integers = npt.NDArray[np.int64]
 Shape = tuple[int, ...]
-Number = TypeVar("Number", np.int64, np.float64)
 
 UNTOUCHED = -1  # the group number of elements that no Center touches
 
@@ -90,7 +86,7 @@ class Map:
 
     def varies(self, axis: int) -> bool:
         """Whether the map looks at `axis`: it has more than one entry along it."""
-        return max(self.group.shape[axis], self.scale.shape[axis], self.shift.shape[axis]) > 1
+        return any(array.shape[axis] > 1 for array in (self.group, self.scale, self.shift))
 
     def axes(self) -> tuple[int, ...]:
         """The axes the map looks at."""
@@ -212,188 +208,3 @@ def inserted(a_map: Map, rank: int, axes: Sequence[int]) -> Map:
     else:
         shift = a_map.shift.reshape(widen(a_map.shift.shape))
     return Map(a_map.group.reshape(widen(a_map.group.shape)), a_map.scale.reshape(widen(a_map.scale.shape)), shift)
-
-
-# --- carrying through layout operators ------------------------------------------------------------------------------
-
-# For one binding: for every element of an output, the number of the input element it is a copy of, counted through all
-# inputs one after the other; NO_SOURCE where it comes from none (padding).
-NO_SOURCE = -1
-
-
-@dataclass(frozen=True, eq=False)
-class Sources:
-    """Where the elements of a layout operator's output come from, under one binding of the free dimensions."""
-
-    inputs: tuple[Shape, ...]
-    output: Integers
-
-
-@dataclass(frozen=True, eq=False)
-class _Elements:
-    """A map written out per element of a whole value: group names (flat element numbers), scale, shift, validity."""
-
-    group: Integers
-    scale: Floats
-    shift: Floats
-    valid: npt.NDArray[np.bool_]
-
-
-def _expanded(a_map: Map, shape: Shape) -> _Elements:
-    """`a_map` per element of a value of `shape`; groups are named by their smallest element's flat number."""
-    numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
-    group = a_map.group
-    corner = numbers[tuple(slice(0, size) for size in group.shape)]
-    names = _named_by_smallest(group, corner)
-    ignored = [axis for axis in range(len(shape)) if group.shape[axis] == 1]
-    steps = sum((_along(shape, axis) * _stride(shape, axis) for axis in ignored), np.zeros((1,) * len(shape), np.int64))
-    full = np.where(np.broadcast_to(names, shape) == UNTOUCHED, UNTOUCHED, names + steps)
-    scale, shift = np.broadcast_to(a_map.scale, shape), np.broadcast_to(a_map.offset(), shape)
-    return _Elements(full, scale, shift, np.ones(shape, dtype=bool))
-
-
-def _along(shape: Shape, axis: int) -> Integers:
-    return np.arange(shape[axis], dtype=np.int64).reshape([-1 if a == axis else 1 for a in range(len(shape))])
-
-
-def _stride(shape: Shape, axis: int) -> int:
-    return int(np.prod(shape[axis + 1 :], dtype=np.int64))
-
-
-def _named_by_smallest(group: Integers, numbers: Integers) -> Integers:
-    """Group numbers replaced by the smallest of `numbers` in each group; the untouched keep UNTOUCHED."""
-    touched = group != UNTOUCHED
-    names = np.full(group.shape, UNTOUCHED, dtype=np.int64)
-    if touched.any():
-        _, first, inverse = np.unique(group[touched], return_index=True, return_inverse=True)
-        names[touched] = numbers[touched][first][inverse]
-    return names
-
-
-def _compressed(elements: _Elements) -> Map:
-    """The smallest arrays that say the same; places that are not valid may be anything."""
-    group, valid = _squeezed(elements.group, elements.valid, names=True)
-    numbers = np.arange(group.size, dtype=np.int64).reshape(group.shape)
-    scale, _ = _squeezed(np.where(elements.valid, elements.scale, 1.0), elements.valid)
-    shift, _ = _squeezed(np.where(elements.valid, elements.shift, 0.0), elements.valid)
-    return Map(_named_by_smallest(np.where(valid, group, UNTOUCHED), numbers), scale, shift)
-
-
-def _squeezed(
-    array: npt.NDArray[Number], valid: npt.NDArray[np.bool_], *, names: bool = False
-) -> tuple[npt.NDArray[Number], npt.NDArray[np.bool_]]:
-    """`array` cut to size 1 along every axis it does not vary along; group `names` count relative to their place."""
-    shape = array.shape
-    for axis in range(len(shape)):
-        relative = np.where(array < 0, array, array - _along(shape, axis) * _stride(shape, axis)) if names else array
-        first = np.take_along_axis(relative, valid.argmax(axis=axis, keepdims=True), axis)
-        if (~valid | (relative == first)).all():
-            array, valid = first, np.asarray(valid.any(axis=axis, keepdims=True))
-    return array, valid
-
-
-def push(maps: Sequence[Map], sources: Sequence[Sources]) -> Map:
-    """The map on a layout operator's output, given those on its inputs; `sources` has one entry per binding.
-
-    Raises `Unmappable` where a group would be torn apart, or where the result depends on a free dimension.
-    """
-    return _agreed([_push(maps, source) for source in sources])
-
-
-def _push(maps: Sequence[Map], sources: Sources) -> Map:
-    kept, copied = _without_copies(sources.output)
-    parts = [_expanded(a_map, shape) for a_map, shape in zip(maps, sources.inputs, strict=True)]
-    starts = np.cumsum([0, *(part.group.size for part in parts)])
-    names = np.concatenate(
-        [
-            np.where(part.group == UNTOUCHED, UNTOUCHED, part.group + start).ravel()
-            for part, start in zip(parts, starts, strict=False)
-        ]
-    )
-    scale = np.concatenate([part.scale.ravel() for part in parts])
-    shift = np.concatenate([part.shift.ravel() for part in parts])
-    if (kept == NO_SOURCE).any():
-        raise Unmappable("coarser-groups", "padding puts other elements beside those of a map")
-    group = names[kept]
-    kept_counts = np.bincount(group[group != UNTOUCHED], minlength=names.size)
-    all_counts = np.bincount(names[names != UNTOUCHED], minlength=names.size)
-    if ((kept_counts != 0) & (kept_counts != all_counts)).any():
-        raise Unmappable("coarser-groups", "only a part of the elements that are centered together is kept")
-    numbers = np.arange(kept.size, dtype=np.int64).reshape(kept.shape)
-    elements = _Elements(_named_by_smallest(group, numbers), scale[kept], shift[kept], np.ones(kept.shape, bool))
-    return _compressed(elements)
-
-
-def pull(a_map: Map, sources: Sequence[Sources]) -> tuple[Map, ...]:
-    """The maps wanted on a layout operator's inputs so that its output carries `a_map`; one `sources` per binding.
-
-    Raises `Unmappable` where a group is spread over several inputs, or the result depends on a free dimension.
-    """
-    per_binding = [_pull(a_map, source) for source in sources]
-    return tuple(_agreed(list(maps)) for maps in zip(*per_binding, strict=True))
-
-
-def _pull(a_map: Map, sources: Sources) -> tuple[Map, ...]:
-    kept, copied = _without_copies(sources.output)
-    if any(a_map.varies(axis) for axis in copied):
-        raise Unmappable("coarser-groups", "copies of one element would need different maps")
-    wanted = _expanded(a_map, tuple(1 if axis in copied else size for axis, size in enumerate(sources.output.shape)))
-    flat, names = kept.ravel(), wanted.group.ravel()
-    padded = flat == NO_SOURCE
-    if padded.any() and not _pull_keeps_zero(wanted, padded.reshape(kept.shape)):
-        raise Unmappable("coarser-groups", "padding is centered or shifted together with the rest")
-    if (np.bincount(flat[~padded], minlength=1) > 1).any():
-        raise Unmappable("coarser-groups", "copies of one element would need different maps")
-    results = []
-    start = 0
-    for shape in sources.inputs:
-        size = int(np.prod(shape))
-        mine = ~padded & (flat >= start) & (flat < start + size)
-        if len(sources.inputs) > 1 and _shared(names[mine], names[~mine]):
-            raise Unmappable("coarser-groups", "elements that are centered together come from several values")
-        results.append(_scattered(wanted, flat[mine] - start, mine, shape))
-        start += size
-    return tuple(results)
-
-
-def _pull_keeps_zero(wanted: _Elements, padded: npt.NDArray[np.bool_]) -> bool:
-    """Whether the map leaves zero padding zero: no shift there, and groups of padding only."""
-    return not _shared(wanted.group[padded], wanted.group[~padded]) and not wanted.shift[padded].any()
-
-
-def _shared(left: Integers, right: Integers) -> bool:
-    """Whether some group has elements on both sides."""
-    present = np.zeros(int(max(left.max(initial=0), right.max(initial=0))) + 1, dtype=bool)
-    present[left[left != UNTOUCHED]] = True
-    return bool(present[right[right != UNTOUCHED]].any())
-
-
-def _scattered(wanted: _Elements, places: Integers, mine: npt.NDArray[np.bool_], shape: Shape) -> Map:
-    size = int(np.prod(shape))
-    valid = np.zeros(size, dtype=bool)
-    valid[places] = True
-    group = np.full(size, UNTOUCHED, dtype=np.int64)
-    order = np.argsort(places, kind="stable")
-    group[places[order]] = _named_by_smallest(wanted.group.ravel()[mine][order], places[order])
-    scale, shift = np.ones(size), np.zeros(size)
-    scale[places], shift[places] = wanted.scale.ravel()[mine], wanted.shift.ravel()[mine]
-    return _compressed(
-        _Elements(group.reshape(shape), scale.reshape(shape), shift.reshape(shape), valid.reshape(shape))
-    )
-
-
-def _without_copies(output: Integers) -> tuple[Integers, frozenset[int]]:
-    """`output` cut to size 1 along axes on which every element is a copy of the first, and those axes."""
-    copied = set()
-    for axis in range(output.ndim):
-        first = output.take([0], axis)
-        if output.shape[axis] > 1 and (output == first).all():
-            output = first
-            copied.add(axis)
-    return output, frozenset(copied)
-
-
-def _agreed(maps: Sequence[Map]) -> Map:
-    if not all(same(maps[0], other) for other in maps[1:]):
-        raise Unmappable("unknown-shape", "the map would depend on a dimension whose size is not known")
-    return maps[0]

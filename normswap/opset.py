@@ -7,6 +7,7 @@ input. Everything else stays as it is, and if one node cannot be raised, none is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,10 +17,10 @@ import onnx
 import onnx.version_converter
 import onnx_ir as ir
 
-from normswap import facts as known_facts
 from normswap import reference
 from normswap.emit import Emitter
 from normswap.facts import SMALL, Facts
+from normswap.learn import learn
 from normswap.reference import Array
 from normswap.rules.execute import relative
 from normswap.rules.replacement import place_constant
@@ -112,7 +113,7 @@ class Converter:
     @cached_property
     def facts(self) -> Facts:
         """Learned when first needed: most nodes are asked about with what the model itself says of their inputs."""
-        return known_facts.learn(self.model) if self.given is None else self.given
+        return learn(self.model) if self.given is None else self.given
 
     def convert(self, node: ir.Node, version: int) -> Raised | None:
         """What `node` becomes at the target; None if it stays as it is. Raises `Lossy`."""
@@ -158,13 +159,15 @@ class Converter:
     def _ask(self, node: ir.Node, version: int, where: str) -> Raised | None:
         if any(attribute.is_ref() for attribute in node.attributes.values()):
             raise Lossy(f"{where}: its attributes are those of a function, and the operator changed")
-        try:
+        # Asked by types alone, most nodes are the same question; only one that changes needs its constants' types.
+        with contextlib.suppress(ConversionError):
             original, answer = self._answer(node, version, detailed=False)
-        except ConversionError:
-            try:
-                original, answer = self._answer(node, version, detailed=True)
-            except ConversionError as error:
-                raise Lossy(f"{where}: onnx's version converter failed: {error}") from error
+            if len(answer.node) == 1 and _unchanged(original, answer.node[0]):
+                return None
+        try:
+            original, answer = self._answer(node, version, detailed=True)
+        except ConversionError as error:
+            raise Lossy(f"{where}: onnx's version converter failed: {error}") from error
         constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in answer.initializer}
         others = []
         for proto in answer.node:
@@ -266,14 +269,17 @@ def _apply(node: ir.Node, raised: Raised, emitter: Emitter, target: int) -> None
     node.attributes.clear()
     node.attributes.update(raised.attributes)
     node.resize_inputs(len(raised.inputs))
-    words = [item.name for item in onnx.defs.get_schema(raised.operator, target, "").inputs]
+    parameters = onnx.defs.get_schema(raised.operator, target, "").inputs
+    data = node.inputs[0]
     for index, value in enumerate(raised.inputs):
         if value is None or isinstance(value, ir.Value):
             node.replace_input_with(index, value)
             continue
-        tensor = ir.tensor(value, name=emitter.name(f"{node.name or node.outputs[0].name}/{words[index]}"))
-        constant = ir.Value(
-            name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(value.shape), const_value=tensor
-        )
+        dtype = ir.DataType.from_numpy(value.dtype)
+        if data is not None and parameters[index].type_str == parameters[0].type_str:
+            dtype = emitter.facts.dtype(data) or dtype  # the converter writes float32 whatever the type of the data
+        name = emitter.name(f"{node.name or node.outputs[0].name}/{parameters[index].name}")
+        tensor = ir.tensor(value.astype(dtype.numpy()), dtype=dtype, name=name)
+        constant = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(value.shape), const_value=tensor)
         node.replace_input_with(index, constant)
         place_constant(constant, node, emitter.facts.model)

@@ -1,4 +1,4 @@
-"""The planner: discover which operators a map could move through, then take the cheapest consistent choice.
+"""The planner: of all the ways a map could move, the cheapest consistent one.
 
 Every value a map can reach has an old form and a changed form. One yes-or-no choice per operator, moved or not, and a
 minimum cut over them: a goal not moved costs its price, a moved operator its new constants, and a form that nobody
@@ -8,87 +8,27 @@ weights, and one explicit Center behind a tied embedding all follow from that.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from normswap import maps, prices
+from normswap import prices
 from normswap.cut import Choices
+from normswap.discover import (
+    Direction,
+    Discovery,
+    Goal,
+    Scene,
+    discover_pull,
+    discover_push,
+    given,
+    goal_reading,
+    is_invariant,
+)
 from normswap.facts import Facts
 from normswap.maps import Map
-from normswap.norm import Norm
-from normswap.transfer import Blocked, Request, Step, transfer
-
-Direction = Literal["pull", "push"]
-
-
-@dataclass(frozen=True, eq=False)
-class Goal:
-    """A part of a norm that wants to move: the map, the value it is pulled onto or pushed off, and what that saves.
-
-    `remaining` is the norm without the part. `site` is the name of the norm's output, which no rewrite changes.
-    """
-
-    norm: Norm
-    value: ir.Value
-    map: Map
-    price: int
-    remaining: Norm
-    site: str
-
-
-@dataclass(frozen=True, eq=False)
-class Foreign:
-    """A reader that keeps a value in its old form."""
-
-    value: ir.Value
-    reason_id: str
-    reader: str
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """What the planner looks at: the facts, every norm in the model, and outputs that may change."""
-
-    facts: Facts
-    norms: Sequence[Norm]
-    changeable: frozenset[str] = frozenset()
-    owners: Mapping[ir.Node, Norm] = field(default_factory=dict)
-
-    @staticmethod
-    def of(facts: Facts, norms: Sequence[Norm], changeable: Iterable[str] = ()) -> Scene:
-        """The scene, with every node that belongs to a norm's region alone mapped to that norm."""
-        owners: dict[ir.Node, Norm] = {}
-        for norm in norms:
-            owners.update(dict.fromkeys(private_nodes(norm), norm))
-        return Scene(facts, norms, frozenset(changeable), owners)
-
-
-def private_nodes(norm: Norm) -> frozenset[ir.Node]:
-    """The nodes of a norm's region that serve nothing else: removed together with it."""
-    private: set[ir.Node] = set()
-    for node in reversed(norm.nodes):
-        alone = all(
-            value is norm.output or (not value.is_graph_output() and all(use.node in private for use in value.uses()))
-            for value in node.outputs
-        )
-        if alone:
-            private.add(node)
-    return frozenset(private)
-
-
-@dataclass(eq=False)
-class Discovery:
-    """What a worklist of transfers found: steps by operator, the map of each value's changed form, and what blocks."""
-
-    direction: Direction
-    steps: dict[ir.Node, Step] = field(default_factory=dict)
-    labels: dict[ir.Value, Map] = field(default_factory=dict)
-    goals: Mapping[Norm, Goal] = field(default_factory=dict)
-    blocked: dict[ir.Value, Blocked] = field(default_factory=dict)  # pull: values whose producer cannot move
-    foreign: dict[ir.Value, list[Foreign]] = field(default_factory=dict)  # readers that keep the old form
+from normswap.transfer import Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +49,7 @@ class Plan:
 
 def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
     """Move the maps of `goals` up, as far as it pays."""
-    found = _discover_pull(scene, goals)
+    found = discover_pull(scene, goals)
     choices = Choices()
     for goal in goals:
         choices.gains(goal, goal.price)
@@ -128,7 +68,7 @@ def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
             choices.costs(("form", value), price)
     for node, step in found.steps.items():
         for index in step.inputs:
-            choices.requires(node, ("form", _given(node.inputs[index])))
+            choices.requires(node, ("form", given(node.inputs[index])))
         for position in step.outputs:
             value = node.outputs[position]
             if value in found.foreign:
@@ -136,7 +76,7 @@ def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
             for use in value.uses():
                 if use.node in found.steps and use.idx in found.steps[use.node].inputs:
                     choices.requires(node, use.node)
-                reading = _goal_reading(scene, found, use.node, value)
+                reading = goal_reading(scene, found, use.node, value)
                 if reading is not None and not is_invariant(scene, use.node, use.idx, value, reading.map):
                     choices.requires(node, reading)
     _price_constants(scene.facts, found, choices)
@@ -151,7 +91,7 @@ def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
 
 def plan_push(scene: Scene, goals: Sequence[Goal]) -> Plan:
     """Move the maps of `goals` down, as far as it pays."""
-    found = _discover_push(scene, goals)
+    found = discover_push(scene, goals)
     choices = Choices()
     makers: dict[ir.Value, Hashable] = {goal.value: goal for goal in goals}
     for node, step in found.steps.items():
@@ -179,163 +119,6 @@ def plan_push(scene: Scene, goals: Sequence[Goal]) -> Plan:
     return Plan("push", tuple(goal for goal in goals if goal in chosen), steps, made, explicit, found)
 
 
-def _given(value: ir.Value | None) -> ir.Value:
-    assert value is not None
-    return value
-
-
-# --- discovery ------------------------------------------------------------------------------------------------------
-
-
-def _discover_pull(scene: Scene, goals: Sequence[Goal]) -> Discovery:
-    found = Discovery("pull", goals={goal.norm: goal for goal in goals})
-    _pull_from(scene, found, [(goal.value, goal.map) for goal in goals])
-    # An output that may change is no goal, but what leads to it may move along.
-    for value in scene.facts.model.graph.outputs:
-        if value.name in scene.changeable and value not in found.labels:
-            alike = [goal.map for goal in goals if scene.facts.dims(goal.value) == scene.facts.dims(value)]
-            _pull_from(scene, found, [(value, a_map) for a_map in alike[:1]])
-    _retract(found)
-    _find_foreign(scene, found)
-    return found
-
-
-def _pull_from(scene: Scene, found: Discovery, work: list[tuple[ir.Value, Map]]) -> None:
-    while work:
-        value, a_map = work.pop()
-        if value in found.labels:
-            if not maps.same(found.labels[value], a_map):
-                found.blocked[value] = Blocked("coarser-groups", "a value that is centered in two different ways")
-            continue
-        found.labels[value] = a_map
-        answer = _pull_through(scene, found, value, a_map)
-        if isinstance(answer, Blocked):
-            found.blocked[value] = answer
-            continue
-        node = _given_node(value)
-        found.steps[node] = answer
-        work += [(_given(node.inputs[index]), wanted) for index, wanted in answer.inputs.items()]
-        work += [(node.outputs[position], made) for position, made in answer.outputs.items()]
-
-
-def _given_node(value: ir.Value) -> ir.Node:
-    node = value.producer()
-    assert node is not None
-    return node
-
-
-def _pull_through(scene: Scene, found: Discovery, value: ir.Value, a_map: Map) -> Step | Blocked:
-    node = value.producer()
-    if node is None:
-        if value.is_initializer():
-            return Blocked("overridable-initializer", f"`{value.name}`, which the caller may replace")
-        return Blocked("opaque-producer", f"the input `{value.name}`")
-    if node in found.steps:
-        return found.steps[node]
-    if node in scene.owners:
-        norm = scene.owners[node]
-        return Blocked("post-norm", f"{norm.kind} `{norm.name}`, whose gain would have to keep the mean at zero")
-    return transfer(Request(node, a_map, None, scene.facts, value.index() or 0))
-
-
-def _retract(found: Discovery) -> None:
-    """Drop steps that want another form of a value than the one that is labelled."""
-    changed = True
-    while changed:
-        changed = False
-        for node, step in list(found.steps.items()):
-            wanted = [(node.inputs[index], a_map) for index, a_map in step.inputs.items()]
-            made = [(node.outputs[position], a_map) for position, a_map in step.outputs.items()]
-            for value, a_map in [*wanted, *made]:
-                label = found.labels.get(_given(value))
-                if label is None or not maps.same(label, a_map):
-                    del found.steps[node]
-                    for output in node.outputs:
-                        found.blocked.setdefault(output, Blocked("coarser-groups", f"{node.op_type} `{node.name}`"))
-                    changed = True
-                    break
-
-
-def _discover_push(scene: Scene, goals: Sequence[Goal]) -> Discovery:
-    found = Discovery("push", goals={goal.norm: goal for goal in goals})
-    work: list[tuple[ir.Value, Map]] = [(goal.value, goal.map) for goal in goals]
-    while work:
-        value, a_map = work.pop()
-        if value in found.labels:
-            continue
-        found.labels[value] = a_map
-        for use in value.uses():
-            if use.node in found.steps or use.node in scene.owners or use.node.graph is not _graph_of(value):
-                continue
-            answer = transfer(Request(use.node, a_map, use.idx, scene.facts))
-            if isinstance(answer, Step) and not any(use.node.outputs[p] in found.labels for p in answer.outputs):
-                found.steps[use.node] = answer
-                work += [(use.node.outputs[position], made) for position, made in answer.outputs.items()]
-    _find_foreign(scene, found)
-    return found
-
-
-def _graph_of(value: ir.Value) -> object:
-    node = value.producer()
-    return node.graph if node is not None else value.graph
-
-
-def _find_foreign(scene: Scene, found: Discovery) -> None:
-    """Collect, per labelled value, the readers that keep it in its old form whatever is chosen."""
-    for value, a_map in found.labels.items():
-        foreign = list(_foreign_readers(scene, found, value, a_map))
-        if foreign:
-            found.foreign[value] = foreign
-
-
-def _foreign_readers(scene: Scene, found: Discovery, value: ir.Value, a_map: Map) -> Iterator[Foreign]:
-    if value.is_graph_output() and value.name not in scene.changeable:
-        yield Foreign(value, "graph-output", f"the output `{value.name}`")
-    for use in value.uses():
-        step = found.steps.get(use.node)
-        if step is not None and use.idx in step.inputs:
-            continue
-        if _goal_reading(scene, found, use.node, value) is not None:
-            continue
-        if found.direction == "pull" and is_invariant(scene, use.node, use.idx, value, a_map):
-            continue
-        if use.node.graph is not _graph_of(value):
-            yield Foreign(value, "subgraph-capture", f"a control-flow body (`{use.node.name}`)")
-        else:
-            owner = scene.owners.get(use.node)
-            reader = f"{owner.kind} `{owner.name}`" if owner else f"{use.node.op_type} `{use.node.name}`"
-            yield Foreign(value, "foreign-reader", reader)
-
-
-def _goal_reading(scene: Scene, found: Discovery, node: ir.Node, value: ir.Value) -> Goal | None:
-    """The goal, if any, that pulls a map onto `value` and reads it by `node`."""
-    norm = scene.owners.get(node)
-    goal = found.goals.get(norm) if norm is not None else None
-    return goal if goal is not None and goal.value is value else None
-
-
-def is_invariant(scene: Scene, node: ir.Node, index: int, value: ir.Value, a_map: Map) -> bool:
-    """Whether `node` computes the same from T(value) as from value: n(T(x)) = n(x)."""
-    norm = scene.owners.get(node)
-    if norm is not None:
-        # RMS∘Center∘Center = RMS∘Center, for the same groups.
-        center = center_of(norm, scene.facts)
-        return value is norm.input and center is not None and maps.same(center, a_map)
-    answer = transfer(Request(node, a_map, index, scene.facts))
-    return isinstance(answer, Step) and not answer.outputs and not answer.constants
-
-
-def center_of(norm: Norm, facts: Facts) -> Map | None:
-    """The Center of a norm as a map on its input; None where it has none, or a size is not static."""
-    dims = facts.dims(norm.input)
-    if not norm.parts.center or dims is None:
-        return None
-    sizes = {axis: dims[axis] for axis in norm.axes}
-    if any(size is None for size in sizes.values()):
-        return None
-    return maps.centering(len(dims), {axis: int(size or 0) for axis, size in sizes.items()})
-
-
 # --- prices ---------------------------------------------------------------------------------------------------------
 
 
@@ -360,7 +143,7 @@ def _price_constants(facts: Facts, found: Discovery, choices: Choices) -> None:
             if index in step.created:
                 choices.costs(node, 1)
                 continue
-            users.setdefault((_given(node.inputs[index]), a_map.key()), []).append((node, index))
+            users.setdefault((given(node.inputs[index]), a_map.key()), []).append((node, index))
     for (constant, key), slots in users.items():
         form, alone = ("copy", constant, key), ("replaced", constant, key)
         for node, _ in slots:

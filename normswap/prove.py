@@ -18,10 +18,11 @@ import numpy as np
 import onnx_ir as ir
 
 from normswap import maps, reference
+from normswap.discover import Scene
 from normswap.facts import Facts
 from normswap.maps import Integers, Map
 from normswap.norm import Norm
-from normswap.plan import Plan, Scene
+from normswap.plan import Plan
 from normswap.reference import Array, Floats
 from normswap.transfer.step import Step
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
+from normswap.discover import Discovery, Foreign, Goal
 from normswap.ledger import Refusal
-from normswap.plan import Discovery, Foreign, Goal, Plan
+from normswap.plan import Plan
 from normswap.transfer import Blocked
 
 SENTENCES: Mapping[str, str] = {

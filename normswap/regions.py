@@ -189,7 +189,8 @@ def restrict(region: Region, output: ir.Value) -> Region:
 def key(region: Region, facts: Facts) -> Hashable:
     """What two regions share when they compute the same function up to the values of their constant vectors.
 
-    Where an operator is piecewise, the vectors count too: whether it bites may depend on them.
+    Where an operator is piecewise, the vectors count too: whether it bites may depend on them. And of a vector it is
+    known whether it is zero: a zero gain hides what it scales.
     """
     number: dict[ir.Value | None, int] = {None: -1, region.x: 0}
     exact = any(node.op_type in PIECEWISE for node in region.nodes)
@@ -212,6 +213,7 @@ def _constant_key(value: ir.Value, exact: bool, facts: Facts) -> Hashable:
     shape, dtype = facts.shape(value), facts.dtype(value)
     vector = facts.is_constant(value) and shape is not None and np.prod(shape) > 1
     if vector and not exact and dtype is not None and dtype.is_floating_point():
-        return dtype, shape
+        array = facts.constant(value)
+        return dtype, shape, array is None or bool(array.any())
     arrays = [facts.derived(value, binding) for binding in range(2)]
     return dtype, *((None, b"") if array is None else (array.shape, array.tobytes()) for array in arrays)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from normswap.discover import Goal
 from normswap.emit import DOMAIN, Emitter, canonical, explicit
 from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.norm import Norm
-from normswap.plan import Goal, Plan
+from normswap.plan import Plan
 
 
 @dataclass(eq=False)

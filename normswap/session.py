@@ -11,11 +11,15 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from normswap import affine, facts, recognize, rewrite
+from normswap import affine, recognize, rewrite
+from normswap.bundles import Bundle, unbundle
+from normswap.discover import Goal, Scene
 from normswap.facts import Facts
+from normswap.learn import learn
 from normswap.ledger import Proof, Refusal, Rewrite
 from normswap.norm import Norm, Unrecognized
-from normswap.plan import Goal, Plan, Scene
+from normswap.observe import observe
+from normswap.plan import Plan
 from normswap.prove import Obligation, prove
 from normswap.refusals import explain
 
@@ -30,6 +34,7 @@ class Session:
     facts: Facts
     norms: list[Norm]
     scales: list[Norm]
+    bundles: tuple[Bundle, ...] = ()
     unrecognized: tuple[Unrecognized, ...] = ()
     changeable: frozenset[str] = frozenset()
     proving: bool = True
@@ -40,13 +45,16 @@ class Session:
     def of(model: ir.Model, changeable: Iterable[str] = (), *, proving: bool = True) -> Session:
         """A session on a copy of `model`; the weights are shared, the graph is not."""
         copy = model.clone()
-        known = facts.learn(copy)
+        bundles = unbundle(copy)
+        known = learn(copy)
+        observe(known)
         found = recognize.recognize(copy, known)
         return Session(
             copy,
             known,
             list(found.norms),
             affine.residual_scales(copy, known),
+            bundles,
             found.unrecognized,
             frozenset(changeable),
             proving,

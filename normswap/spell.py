@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from normswap import facts as known_facts
 from normswap import reference, rules
 from normswap.emit import Emitter
 from normswap.facts import Facts
+from normswap.learn import learn
 from normswap.rules import Rule
 from normswap.rules.execute import difference
 from normswap.rules.pattern import Match, find
@@ -51,7 +51,7 @@ def spell(
 
     Raises `Unspelled`, with the node's name, where no rule applies or a proof fails; a pinned opset is respected.
     """
-    facts = known_facts.learn(model) if facts is None else facts
+    facts = learn(model) if facts is None else facts
     chosen = choose(rules.load() if from_rules is None else from_rules, runtime)
     definitions = rules.definitions() if definitions is None else definitions
     fresh = Emitter.of(facts).name

@@ -10,6 +10,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from normswap.bundles import rebundle
 from normswap.errors import UsageError
 from normswap.ledger import Proof, Rewrite
 from normswap.opset import raise_opset
@@ -26,19 +27,20 @@ def prepare(model: ir.Model, opset: int | Literal["auto"]) -> tuple[ir.Model, st
     """
     present = model.opset_imports.get("", 1)
     if opset == "auto":
-        raised = model if present >= RMS_NORMALIZATION else raise_opset(model, RMS_NORMALIZATION)
+        raised = model if present >= RMS_NORMALIZATION else raise_opset(model.clone(), RMS_NORMALIZATION)
         return (raised, "onnx") if isinstance(raised, ir.Model) else (model, "onnx")
     if opset == present:
         return model, "onnx"
     if opset < present:
         raise UsageError(f"the model is at opset {present}; it cannot be lowered to {opset}")
-    raised = raise_opset(model, opset)
+    raised = raise_opset(model.clone(), opset)
     if isinstance(raised, ir.Model):
         return raised, "onnx"
     raise UsageError(f"the opset cannot be raised from {present} to {opset}: {raised}")
 
 
 def write(session: Session, runtime: str) -> list[Rewrite]:
-    """Spell every `normswap.*` node of the session's model; one ledger entry each."""
+    """Put back the bundles no plan touched, and spell every `normswap.*` node; one ledger entry each."""
+    rebundle(session.bundles)
     spelled = spell(session.model, session.facts, runtime)
     return [Rewrite(item.site, f"spell/{item.rule}", True, Proof(1, item.max_relative_error)) for item in spelled]

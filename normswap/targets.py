@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from normswap import maps, prices
+from normswap.discover import Goal, center_of
 from normswap.maps import Map
 from normswap.norm import Kind, Norm
-from normswap.plan import Goal, Plan, center_of, plan_pull, plan_push
+from normswap.plan import Plan, plan_pull, plan_push
 from normswap.session import Session, move
 
 Sites = Collection[str] | None  # names of output values; None: all

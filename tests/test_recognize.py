@@ -1,30 +1,34 @@
-"""Recognition of whole models: every spelling of a norm is found, nothing else is, and the view says what is computed."""
+"""Recognition of whole models: every spelling of a norm, and nothing else; the view says what the region computes."""
 
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import SMALL
-from norm_texts import AFFINE, BIAS, EPSILON, GAIN, MEAN, MEAN_SQUARE, QUOTIENT, STABLE, WIDTH, model, text
 
-from normswap import facts, fingerprint, reference
+from normswap import fingerprint, reference
 from normswap.facts import Facts
+from normswap.learn import learn
 from normswap.norm import Norm, Recognition
 from normswap.reasons import REASONS
 from normswap.recognize import recognize
+from tests.norm_texts import AFFINE, BIAS, EPSILON, GAIN, MEAN, MEAN_SQUARE, QUOTIENT, STABLE, WIDTH, model, text
+
+SMALL = Path(__file__).resolve().parent.parent / "models" / "small"
 
 
 def look(found: ir.Model) -> Recognition:
-    return recognize(found, facts.learn(found))
+    return recognize(found, learn(found))
 
 
 def only(found: ir.Model) -> Norm:
     """The one norm of a model in which nothing is left over, checked against its own region."""
-    known = facts.learn(found)
+    known = learn(found)
     seen = recognize(found, known)
     assert seen.unrecognized == ()
     assert len(seen.norms) == 1
@@ -89,19 +93,19 @@ def test_rms_norm_in_any_spelling(choice):
 def check_affine(norm: Norm, affine: str) -> None:
     """The gain and bias are those of the text, as the model's own tensor where it is used as it is."""
     assert norm.name == ("u" if affine == "none" else "y")
-    gain = {"one number": 3.0, "none": None, "gain by division": 1 / GAIN.astype(np.float32)}.get(affine, GAIN)
+    gain = {"one number": 3.0, "none": None, "gain by division": 1 / GAIN}.get(affine, GAIN)
     if gain is None:
         assert norm.gain is None
     else:
         assert norm.gain is not None
-        np.testing.assert_allclose(norm.gain.array, np.float32(gain), rtol=1e-7)
+        np.testing.assert_allclose(norm.gain.array, gain, rtol=1e-12)
         own = {"gain as a row": "gain_row", "gain by division": None, "one number": None}.get(affine, "gain")
         assert (norm.gain.value and norm.gain.value.name) == own
     if "bias" in affine:
         assert norm.bias is not None
         assert norm.bias.value is not None
         assert norm.bias.value.name == "bias"
-        np.testing.assert_array_equal(norm.bias.array, BIAS.astype(np.float32).astype(np.float64))
+        np.testing.assert_array_equal(norm.bias.array, BIAS)
     else:
         assert norm.bias is None
 
@@ -146,7 +150,7 @@ def test_layer_norm_spelled_otherwise(lines):
     norm = only(model(lines))
     assert (norm.kind, norm.axes, norm.epsilon, norm.name) == ("LayerNorm", (2,), EPSILON, "y")
     assert norm.gain is not None
-    np.testing.assert_allclose(norm.gain.array, GAIN.astype(np.float32), rtol=1e-9)
+    np.testing.assert_allclose(norm.gain.array, GAIN, rtol=1e-9)
 
 
 def test_sample_variance_over_a_static_axis_rescales_epsilon_and_gain():
@@ -154,7 +158,7 @@ def test_sample_variance_over_a_static_axis_rescales_epsilon_and_gain():
     assert norm.epsilon == pytest.approx(EPSILON * (WIDTH - 1) / WIDTH, rel=1e-10)
     assert norm.gain is not None
     assert norm.gain.value is None
-    np.testing.assert_allclose(norm.gain.array, GAIN.astype(np.float32) * ((WIDTH - 1) / WIDTH) ** 0.5, rtol=1e-10)
+    np.testing.assert_allclose(norm.gain.array, GAIN * ((WIDTH - 1) / WIDTH) ** 0.5, rtol=1e-10)
 
 
 def test_l2_norm_is_a_root_mean_square_without_epsilon():
@@ -179,7 +183,7 @@ def test_half_precision_with_statistics_in_a_wider_type(dtype, width):
 
 
 def test_a_norm_in_the_wider_type_keeps_the_casts_outside():
-    lines = ["h = Cast <to = 1> (x)", "q = Mul(h, h)", "v = ReduceMean <axes = [-1]> (q)", "s = Sqrt(v)", "u = Div(h, s)",
+    lines = ["h = Cast <to = 1> (x)", "q = Mul(h, h)", SQUARE[1], "s = Sqrt(v)", "u = Div(h, s)",
              "z = MatMul(u, u)", "y = Cast <to = 10> (z)"]  # fmt: skip
     norm = only(model(lines, dtype="float16", shape="B,12,12"))
     assert (norm.input.name, norm.output.name) == ("h", "u")
@@ -187,11 +191,11 @@ def test_a_norm_in_the_wider_type_keeps_the_casts_outside():
 
 @pytest.mark.parametrize("dtype", ["float", "double", "float16", "bfloat16"])
 def test_an_inverse_size_that_its_type_rounds_is_read_as_such(dtype):
-    norm = only(model(MEAN["sum times 1/n"] + MEAN_SQUARE["sum times 1/n"] + REST[:3] + ["y = Mul(u, gain)"], dtype="double")) if dtype == "double" else look(
-        model(MEAN["sum times 1/n"] + MEAN_SQUARE["sum times 1/n"] + REST[:3] + ["y = Mul(u, gain)"], dtype=dtype)).norms[0]  # fmt: skip
-    assert norm.kind == "LayerNorm"
-    assert norm.gain is not None
-    assert norm.gain.value is not None
+    lines = MEAN["sum times 1/n"] + MEAN_SQUARE["sum times 1/n"] + [*REST[:3], "y = Mul(u, gain)"]
+    seen = look(model(lines, dtype=dtype))
+    assert [norm.kind for norm in seen.norms] == ["LayerNorm"]
+    assert seen.norms[0].gain is not None
+    assert seen.norms[0].gain.value is not None  # the gain is the tensor itself, not that times a rounding error
 
 
 # --- axes and shapes ------------------------------------------------------------------------------------------------
@@ -222,7 +226,7 @@ def test_axes_as_an_input():
     assert only(model(lines, opset=18)).axes == (2,)
 
 
-def test_a_gain_of_another_rank_or_axis_is_where_it_belongs():
+def test_a_gain_may_lie_along_another_axis_than_the_normalized_one():
     column = (
         only(
             model([*CENTER, *SQUARE, *REST[:3], "y = Mul(u, ones)"], shape="5,12,12".replace("5,12", "B,5")[:6] + "12")
@@ -239,8 +243,8 @@ def test_a_gain_of_another_rank_or_axis_is_where_it_belongs():
 
 
 def test_global_average_pooling_is_a_mean_over_space():
-    lines = ["m = GlobalAveragePool(x)", "d = Sub(x, m)", "q = Mul(d, d)", "v = GlobalAveragePool(q)", "e = Add(v, eps)",
-             "s = Sqrt(e)", "y = Div(d, s)"]  # fmt: skip
+    lines = ["m = GlobalAveragePool(x)", "d = Sub(x, m)", "q = Mul(d, d)", "v = GlobalAveragePool(q)",
+             "e = Add(v, eps)", "s = Sqrt(e)", "y = Div(d, s)"]  # fmt: skip
     assert only(model(lines, shape="B,C,6,8")).axes == (2, 3)
 
 
@@ -287,9 +291,9 @@ def test_a_run_time_gain_stays_outside():
 
 
 def test_a_gain_that_widens_stays_outside():
-    body = "\n".join([*CENTER, *SQUARE, *REST[:3], "z = Mul(u, gain_rank_4)", "y = Squeeze(z, start)"])
-    norm = only(ir.from_proto(onnx.parser.parse_model(text(body))))
-    assert norm.output.name == "u"
+    source = text("\n".join([*CENTER, *SQUARE, *REST[:3], "y = Mul(u, gain_4)"]))
+    norm = only(ir.from_proto(onnx.parser.parse_model(source.replace("[B,T,12] y", "[1,B,T,12] y"))))
+    assert (norm.output.name, norm.gain) == ("u", None)
 
 
 def test_a_mask_behind_the_norm_stays_outside():
@@ -297,9 +301,22 @@ def test_a_mask_behind_the_norm_stays_outside():
     assert only(model(lines)).output.name == "z"
 
 
+def test_a_zero_gain_hides_nothing():
+    lines = [*CENTER, *SQUARE, *REST[:3], "g = Mul(u, nothing)", "y = Add(g, bias)"]
+    source = text("\n".join(lines)).replace(
+        "float[12] bias", f"float[12] nothing = {{{', '.join('0' * 12)}}}, float[12] bias"
+    )
+    norm = only(ir.from_proto(onnx.parser.parse_model(source)))
+    assert (norm.kind, norm.output.name, norm.gain) == ("LayerNorm", "u", None)
+
+
+def test_what_cancels_out_is_no_norm():
+    """y = bias + (a − a): what rounding leaves of it must not be taken for a small gain."""
+    lines = [*CENTER, "k = Mul(m, gain)", "a = Mul(x, k)", "b = Sub(bias, a)", "y = Add(a, b)"]
+    assert look(model(lines)).norms == ()
+
+
 def test_two_norms_in_a_row():
-    again = [line.translate(str.maketrans("mdqvesu", "MDQVESU")) for line in []]
-    assert again == []
     second = ["M = ReduceMean <axes = [-1]> (z)", "D = Sub(z, M)", "Q = Mul(D, D)", "V = ReduceMean <axes = [-1]> (Q)",
               "E = Add(V, eps)", "S = Sqrt(E)", "y = Div(D, S)"]  # fmt: skip
     seen = look(model([*CENTER, *SQUARE, *REST[:4], "z = Add(g, bias)", *second]))
@@ -350,23 +367,21 @@ def test_operators(operator, kind, biased, opset):
     assert norm.epsilon == float(np.float32(0.001))
     assert norm.gain is not None
     assert norm.gain.value is not None
-    np.testing.assert_array_equal(norm.gain.array, GAIN.astype(np.float32).astype(np.float64))
+    np.testing.assert_array_equal(norm.gain.array, GAIN)
     assert (norm.bias is not None) == biased
 
 
 def test_an_operator_over_several_axes():
-    norm = look(model("y = LayerNormalization <axis = 1> (x, s)", shape="B,3,4", more="")).norms if False else None
-    assert norm is None
-    source = text("s = Constant <value = float[3,4] {1,2,3,4,5,6,7,8,9,10,11,12}> ()\ny = LayerNormalization <axis = -2> (x, s)",
-                  shape="B,3,4")  # fmt: skip
-    found = look(ir.from_proto(onnx.parser.parse_model(source))).norms[0]
-    assert (found.axes, found.size, found.epsilon) == ((1, 2), WIDTH, EPSILON)
+    lines = [f"s = Constant <value = float[3,4] {{{', '.join(map(str, range(12)))}}}> ()",
+             "y = LayerNormalization <axis = -2> (x, s)"]  # fmt: skip
+    norm = look(model(lines, shape="B,3,4")).norms[0]
+    assert (norm.axes, norm.size) == ((1, 2), WIDTH)
 
 
 REFUSED_OPERATORS = {
     "run-time gain": ("y = LayerNormalization(x, w)", "runtime-parameter"),
     "statistics in use": ("y, m = LayerNormalization(x, gain)\nz = Mul(m, m)", "statistics-used"),
-    "gain of a higher rank": ("y = LayerNormalization(x, gain_rank_4)", "widening-parameter"),
+    "gain of a higher rank": ("y = LayerNormalization(x, gain_4)", "widening-parameter"),
 }
 
 
@@ -392,8 +407,8 @@ TRAPS = {
         "negated",
     ),
     "fourth powers": ([*CENTER, "q = Pow(d, four)", SQUARE[1], *REST], "other-statistic"),
-    "cubes of x": (
-        ["q = Pow(x, three)", SQUARE[1], "e = Add(v, eps)", "s = Sqrt(e)", "y = Div(x, s)"],
+    "fourth powers of x": (
+        ["q = Pow(x, four)", SQUARE[1], "e = Add(v, eps)", "s = Sqrt(e)", "y = Div(x, s)"],
         "other-statistic",
     ),
     "x minus its sum": (["m = ReduceSum(x, last)", "d = Sub(x, m)", *SQUARE, *REST], "other-statistic"),
@@ -423,7 +438,7 @@ TRAPS = {
         "piecewise",
     ),
     "half of the values": (
-        ["h = Slice(x, start, middle, last)", "q = Mul(h, h)", SQUARE[1], "e = Add(v, eps)", "s = Sqrt(e)", "y = Div(x, s)"],
+        ["h = Slice(x, start, middle, last)", "q = Mul(h, h)", SQUARE[1], *REST[:2], "y = Div(x, s)"],
         "partial-statistics",
     ),
     "only centered": ([*CENTER, "y = Mul(d, gain)"], "center-only"),
@@ -455,25 +470,22 @@ def test_statistics_of_one_value_that_scale_another():
 
 
 def test_sample_variance_over_a_dynamic_axis():
-    lines = ["m = ReduceMean <axes = [1]> (x)", "d = Sub(x, m)", "q = Mul(d, d)", "t = ReduceSum(q, first)", "z = Shape(x)",
-             "i = Gather(z, i1)", "j = Sub(i, i1)", "f = Cast <to = 1> (j)", "v = Div(t, f)", *REST]  # fmt: skip
+    lines = ["m = ReduceMean <axes = [1]> (x)", "d = Sub(x, m)", "q = Mul(d, d)", "t = ReduceSum(q, first)",
+             "z = Shape(x)", "i = Gather(z, i1)", "j = Sub(i, i1)", "f = Cast <to = 1> (j)", "v = Div(t, f)",
+             *REST]  # fmt: skip
     seen = look(model(lines))
     assert seen.norms == ()
     assert {item.reason_id for item in seen.unrecognized} == {"size-dependent"}
 
 
-@pytest.mark.parametrize("shape", ["12,12", "B,12,12"])
+@pytest.mark.parametrize("shape", ["12,12", "12,12,12"])
 def test_reduced_axes_that_broadcast_along_another(shape):
     """With as many rows as columns, keepdims = 0 is no error: the means are subtracted from the wrong elements."""
     lines = ["m = ReduceMean <axes = [-1], keepdims = 0> (x)", "d = Sub(x, m)", "q = Mul(d, d)",
              "v = ReduceMean <axes = [-1], keepdims = 0> (q)", *REST]  # fmt: skip
-    if shape == "12,12":
-        seen = look(model(lines, shape=shape))
-        assert seen.norms == ()
-        assert {item.reason_id for item in seen.unrecognized} == {"different-axes"}
-    else:
-        with pytest.raises(AssertionError):
-            only(model(lines, shape=shape))
+    seen = look(model(lines, shape=shape))
+    assert seen.norms == ()
+    assert len(seen.unrecognized) == 2
 
 
 def test_a_dynamic_axis_is_never_taken_for_a_short_one():
@@ -486,7 +498,6 @@ def test_a_dynamic_axis_is_never_taken_for_a_short_one():
         "y = Div(d, s)",
     ]
     assert look(model(lines)).norms == ()
-    assert only(model(lines, shape="B,2,12")).axes == (1,)
 
 
 # --- sharing --------------------------------------------------------------------------------------------------------
@@ -497,16 +508,11 @@ def test_identical_regions_are_fingerprinted_once(monkeypatch):
     monkeypatch.setattr(fingerprint, "match", lambda *of, _match=fingerprint.match: (seen.append(of), _match(*of))[1])
     lines, x = [], "x"
     for layer in range(4):
-        for line in [*CENTER, *SQUARE, *REST, "z = MatMul(y, y)"]:
-            lines.append(
-                " ".join(
-                    f"{w[0]}{layer}{w[1:]}" if w[:1] in "mdqvesugyz" and w.strip(",()") in set("mdqvesugyz") else w
-                    for w in line.replace("(", " ( ").replace(")", " )").replace(",", " ,").split()
-                ).replace(" x ", f" {x} ")
-            )
+        layered = "\n".join([*CENTER, *SQUARE, *REST, "z = MatMul(y, y)"])
+        own = re.sub(r"\b([mdqvesugyz])\b", rf"\g<1>{layer}", layered)
+        lines.append(re.sub(r"\bx\b", x, own))
         x = f"z{layer}"
-    body = "\n".join(lines) + f"\ny = Identity({x})"
-    found = look(model(body, shape="12,12"))
+    found = look(model([*lines, f"y = Identity({x})"], shape="12,12"))
     assert [norm.kind for norm in found.norms] == ["LayerNorm"] * 4
     assert len(seen) == 1
 
@@ -528,7 +534,7 @@ MODELS = {
 @pytest.mark.parametrize(("name", "kind", "count", "spelling"), [(name, *row) for name, row in MODELS.items()])
 def test_exported_models(name, kind, count, spelling):
     found = ir.load(SMALL / f"{name}.onnx")
-    known = facts.learn(found)
+    known = learn(found)
     norms = recognize(found, known).norms
     assert [(norm.kind, norm.spelling) for norm in norms] == [(kind, spelling)] * count
     for norm in norms:

@@ -56,11 +56,12 @@ def deployed(path: Path, provider: str, cases: Sequence[Case], folder: Path, *, 
     return spool(folder, (runtime.run(session, case.feeds) for case in cases))
 
 
-def exact(path: Path, cases: Sequence[Case], folder: Path, noise: float | None = None) -> Arm:
-    """A model in float64, disturbed by `noise` at every node if given. Raises `TruthUnavailable`."""
+def exact(path: Path, cases: Sequence[Case], folder: Path, *, noisy: bool = False) -> Arm:
+    """A model in float64, `noisy`: with one rounding of its own format after every node. Raises `TruthUnavailable`."""
     evaluator = Evaluator.open(sources.load(path))
-    disturbance = None if noise is None else Noise(noise, np.random.default_rng(NOISE_SEED))
-    return spool(folder, (evaluator.run(case.feeds, disturbance) for case in cases))
+    generator = np.random.default_rng(NOISE_SEED)
+    results = (evaluator.run(case.feeds, Noise(generator) if noisy else None) for case in cases)
+    return spool(folder, results)
 
 
 NOISE_SEED = 20240229

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from normswap.check import arms, files, inputs, runtime, sources
 from normswap.check.arms import Arm
 from normswap.check.choose import Plan, choose
@@ -21,8 +23,6 @@ from normswap.check.ranges import role
 from normswap.check.result import CheckResult
 from normswap.check.runtime import Rejected
 from normswap.check.truth import TruthUnavailable
-from normswap.check.verdict import epsilon
-from normswap.errors import Inconclusive
 from normswap.model import Source
 from normswap.reference import Array
 
@@ -112,15 +112,18 @@ def _compare(
         request.progress(f"onnxruntime: {name}")
         return arms.deployed(path, request.provider, cases, scratch / name, optimized=optimized)
 
-    original = deployed(request.original, "original")
+    try:
+        original = deployed(request.original, "original")
+    except Rejected as error:
+        return CheckResult("inconclusive", f"onnxruntime cannot run the original: {error}", warnings=notes), False
     try:
         converted = deployed(request.converted, "converted")
     except Rejected as error:
         reason = f"onnxruntime runs the original but not the converted model: {error}"
         return CheckResult("fail", reason, warnings=notes), False
     evidence = Evidence(names, cases, original, converted, request.changed_outputs, notes)
-    if not names:
-        raise Inconclusive("the model has no outputs")
+    if request.provider == "cpu" and any(array.dtype == np.float16 for array in original.read(0)):
+        evidence = evidence.noting("float16 outputs: onnxruntime's CPU provider computes in float32, a GPU may not")
 
     def optimized(path: Path, name: str) -> tuple[Arm | None, str]:
         try:
@@ -132,7 +135,7 @@ def _compare(
     evidence = replace(
         evidence,
         optimized=(arms_on[0][0], arms_on[1][0]),
-        notes=(*notes, *(note for _, note in arms_on if note)),
+        notes=(*evidence.notes, *(note for _, note in arms_on if note)),
     )
 
     try:
@@ -146,23 +149,17 @@ def _compare(
     except TruthUnavailable as error:
         evidence = evidence.noting(f"the converted model could not be run in float64: {error}")
     if request.control is not None:
-        evidence = replace(evidence, controls=(deployed(request.control, "control"),))
+        try:
+            evidence = replace(evidence, controls=(deployed(request.control, "control"),))
+        except Rejected as error:
+            evidence = evidence.noting(f"onnxruntime cannot run the control: {error}")
 
     judged = judge(evidence)
     if judged.needs_noise:
         request.progress("float64 with rounding noise: original")
-        eps = max(epsilon(array.dtype) for array in original.read(0) if _is_float(array))
         try:
-            noisy = arms.exact(request.original, cases, scratch / "noise", noise=eps)
+            noise = arms.exact(request.original, cases, scratch / "noise", noisy=True)
         except TruthUnavailable as error:
             return judge(evidence.noting(f"rounding noise could not be simulated: {error}")).result, judged.few
-        judged = judge(replace(evidence, noise=noisy))
+        judged = judge(replace(evidence, noise=noise))
     return judged.result, judged.few
-
-
-def _is_float(array: Array) -> bool:
-    try:
-        epsilon(array.dtype)
-    except ValueError:
-        return False
-    return True

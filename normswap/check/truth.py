@@ -76,26 +76,48 @@ _BOUNDED = frozenset(["Erf", "Sigmoid", "Tanh"])
 
 @dataclass(frozen=True)
 class Noise:
-    """Relative perturbation of rounded results: uniform in ±`size`, drawn from `generator`.
+    """Perturbs what a node rounds by up to one rounding of the format that the model computes it in.
 
-    `touched` are the values computed from inputs. All others stay as they are: shapes and constants are not rounded.
+    `touched` are the values computed from inputs, with the relative spacing of their format, None for integers. All
+    others stay as they are: shapes and constants are not rounded. An operator computes in the format of its first
+    float operand, and a cast rounds to its target.
     """
 
-    size: float
     generator: np.random.Generator
-    touched: set[ir.Value] = field(default_factory=set)
+    touched: dict[ir.Value, float | None] = field(default_factory=dict)
+
+    def enter(self, values: Iterable[ir.Value]) -> None:
+        """Inputs of a graph depend on inputs."""
+        self.touched.update({value: spacing(value.dtype) for value in values})
 
     def disturb(self, node: ir.Node, array: Array) -> Array:
         """The result `array` of `node`, perturbed if it is rounded at all."""
         if node.op_type in ("Shape", "Size") or not any(value in self.touched for value in reads(node)):
             return array
-        self.touched.update(node.outputs)
-        if array.dtype != np.float64 or not array.size or node.op_type in _ROUNDLESS:
+        size = self._spacing(node)
+        self.touched.update(dict.fromkeys(node.outputs, size))
+        if array.dtype != np.float64 or not array.size or size is None or node.op_type in _ROUNDLESS:
             return array
         value: Floats = array.astype(np.float64, copy=False)
         scale = np.maximum(np.abs(value), 1.0) if node.op_type in _BOUNDED else value
-        result: Floats = value + scale * self.size * self.generator.uniform(-1.0, 1.0, array.shape)
+        result: Floats = value + scale * size * self.generator.uniform(-1.0, 1.0, array.shape)
         return result
+
+    def _spacing(self, node: ir.Node) -> float | None:
+        if node.op_type == "Cast":
+            return spacing(ir.DataType(node.attributes["to"].as_int()))
+        sizes = (self._known(value) for value in node.inputs if value is not None)
+        return next((size for size in sizes if size is not None), None)
+
+    def _known(self, value: ir.Value) -> float | None:
+        if value in self.touched:
+            return self.touched[value]
+        return None if value.const_value is None else spacing(value.const_value.dtype)
+
+
+def spacing(dtype: ir.DataType | None) -> float | None:
+    """The relative spacing of a float format, None for anything else."""
+    return float(dtype.eps) if dtype is not None and dtype.is_floating_point() else None
 
 
 @dataclass
@@ -107,9 +129,15 @@ class Evaluator:
 
     @staticmethod
     def open(model: ir.Model) -> Evaluator:
-        """Local functions are inlined, in this copy of the graph, since a call has no definition of its own."""
+        """Local functions are inlined, in this copy of the graph, since a call has no definition of its own.
+
+        Raises `TruthUnavailable` where they cannot be.
+        """
         if model.functions:
-            model = InlinePass()(model).model
+            try:
+                model = InlinePass()(model).model
+            except Exception as error:  # onnx_ir raises many kinds
+                raise TruthUnavailable(f"the model's functions cannot be inlined: {error}") from error
         return Evaluator(model)
 
     def run(self, feeds: Mapping[str, Array], noise: Noise | None = None) -> list[Array]:
@@ -120,7 +148,7 @@ class Evaluator:
             if value.name is not None and value.name in feeds
         }
         if noise is not None:
-            noise.touched.update(given)
+            noise.enter(given)
         return Frame(given, self._weight, self.model.opset_imports, noise).run(self.model.graph)
 
     def _weight(self, value: ir.Value) -> Array | None:
@@ -151,7 +179,7 @@ class Frame:
         """Run a subgraph, which sees everything this frame knows."""
         scope = {**self.scope, **dict(zip(graph.inputs, arguments, strict=False))}
         if self.noise is not None:
-            self.noise.touched.update(graph.inputs)
+            self.noise.enter(graph.inputs)
         return Frame(scope, self.weights, self.opsets, self.noise).run(graph)
 
     def run(self, graph: ir.Graph) -> list[Array]:

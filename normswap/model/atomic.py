@@ -52,12 +52,20 @@ def commit(renames: Sequence[tuple[Path, Path]]) -> None:
             backup = _hidden(destination)
             keep.callback(backup.unlink, missing_ok=True)
             undo.callback(_put_back, backup, destination)
-            with contextlib.suppress(FileNotFoundError):
-                os.link(destination, backup)
+            _keep_as(backup, destination)
             os.replace(finished, destination)
         os.replace(last, last_destination)
         undo.pop_all()
     _sync_folder(last_destination.parent)
+
+
+def _keep_as(backup: Path, destination: Path) -> None:
+    if not destination.exists():
+        return
+    try:
+        os.link(destination, backup)
+    except OSError:  # a file system without hard links
+        os.replace(destination, backup)
 
 
 def _put_back(backup: Path, destination: Path) -> None:

@@ -24,7 +24,7 @@ def merge(result: Message, base: Message, ours: Message) -> None:
         return
     for field in result.DESCRIPTOR.fields:
         before, after = getattr(base, field.name), getattr(ours, field.name)
-        if field.is_repeated:
+        if isinstance(field.default_value, list):  # repeated, in the words of every version of protobuf
             if list(before) == list(after):
                 continue
             if field.message_type is None:

@@ -105,7 +105,7 @@ def _open_bytes(storage: Storage, path: Path | None, where: str) -> Document:
         envelope.release()
         return Document(envelope.open(), envelope, path)
     except InputRefused as error:
-        raise InputRefused(f"{where}: {error}") from error
+        raise InputRefused(f"{where}: {protos.printable(str(error))}") from error
     except ir.serde.SerdeError as error:
         raise InputRefused(f"{where}: onnx_ir cannot represent it ({_root(error)})") from error
 
@@ -114,7 +114,7 @@ def _root(error: BaseException) -> str:
     """What was wrong in the first place, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())
+    return protos.printable(" ".join(str(error).split()))
 
 
 def _stored_tensors(

@@ -80,9 +80,9 @@ def substitute(model: onnx.ModelProto, tensor_of: TensorOf, first_index: int) ->
             for sparse in scope.sparse_initializer:
                 densify(sparse, scope.initializer.add())
             del scope.sparse_initializer[:]
-            _forget_types((*scope.input, *scope.output, *scope.value_info))
+            _readable_types((*scope.input, *scope.output, *scope.value_info))
         else:
-            _forget_types(scope.value_info)
+            _readable_types(scope.value_info)
             _substitute_attributes(scope.attribute_proto)
         _forget_doc_string(scope)
         for node in scope.node:
@@ -149,10 +149,14 @@ def _as_utf8(text: bytes) -> bytes:
     return text.decode("utf-8", errors="backslashreplace").encode()
 
 
-def _forget_types(values: Iterable[onnx.ValueInfoProto]) -> None:
+def _readable_types(values: Iterable[onnx.ValueInfoProto]) -> None:
     for value in values:
         if not _is_representable(value.type):
             value.ClearField("type")
+        for tensor_type in protos.tensor_types(value.type):
+            for dim in tensor_type.shape.dim if tensor_type.HasField("shape") else ():
+                if dim.dim_value == protos.UNKNOWN_DIMENSION:
+                    dim.ClearField("dim_value")  # to onnx_ir it would be a size like any other
 
 
 def _is_representable(type_: onnx.TypeProto) -> bool:

@@ -21,6 +21,10 @@ STUB = f"*/weights kept apart/{secrets.token_hex(8)}"
 """The location of external data that is nowhere: not a path that a model may have, and different in every process."""
 
 
+UNKNOWN_DIMENSION = -1
+"""What exporters without names for free dimensions (PaddlePaddle, old Keras) write; runtimes accept it."""
+
+
 def scopes(model: onnx.ModelProto) -> Iterator[tuple[Scope, str]]:
     """Every graph, subgraph and function body with its name for messages, training graphs last."""
     yield from _with_subgraphs(model.graph, f"graph `{model.graph.name}`")
@@ -59,9 +63,28 @@ def label(node: onnx.NodeProto) -> str:
     return f"{node.op_type} that makes `{next(iter(node.output), '')}`"
 
 
+def tensor_types(type_: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor | onnx.TypeProto.SparseTensor]:
+    """The tensor types within a type: itself, or the elements of its sequences, options and maps."""
+    if type_.HasField("tensor_type"):
+        yield type_.tensor_type
+    if type_.HasField("sparse_tensor_type"):
+        yield type_.sparse_tensor_type
+    if type_.HasField("sequence_type"):
+        yield from tensor_types(type_.sequence_type.elem_type)
+    if type_.HasField("optional_type"):
+        yield from tensor_types(type_.optional_type.elem_type)
+    if type_.HasField("map_type"):
+        yield from tensor_types(type_.map_type.value_type)
+
+
 def plain_domain(domain: str) -> str:
     """The name of an operator domain, that of ONNX itself in its usual, empty form."""
     return "" if domain == "ai.onnx" else domain
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without characters that a terminal would act on: names in a model can contain anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def is_text(field: object) -> bool:

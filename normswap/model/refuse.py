@@ -7,7 +7,7 @@ model: onnx.checker and shape inference accept much of this, and take minutes or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 import onnx.defs
@@ -42,7 +42,7 @@ def check(model: onnx.ModelProto, cuts: Sequence[wire.Cut], where: str) -> None:
             _check_outputs(function.output, {*function.input, *_made(function.node)}, name)
         operators.check(model)
     except InputRefused as error:
-        raise InputRefused(f"{where}: {error}") from error
+        raise InputRefused(f"{where}: {protos.printable(str(error))}") from error
 
 
 def _check_versions(model: onnx.ModelProto) -> None:
@@ -76,27 +76,14 @@ def _check_types(scope: protos.Scope, where: str) -> None:
     if isinstance(scope, onnx.GraphProto):
         values += [*scope.input, *scope.output]
     for value in values:
-        for tensor_type in _tensor_types(value.type):
+        for tensor_type in protos.tensor_types(value.type):
             if not sizes.is_element_type(tensor_type.elem_type):
                 raise InputRefused(f"{where}: `{value.name}` has the unknown element type {tensor_type.elem_type}")
             for dim in tensor_type.shape.dim:
-                if dim.dim_value < 0:
+                if dim.dim_value < protos.UNKNOWN_DIMENSION:
                     raise InputRefused(
                         f"{where}: `{value.name}` has the dimension {dim.dim_value}; give a free dimension a name"
                     )
-
-
-def _tensor_types(type_: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor | onnx.TypeProto.SparseTensor]:
-    if type_.HasField("tensor_type"):
-        yield type_.tensor_type
-    if type_.HasField("sparse_tensor_type"):
-        yield type_.sparse_tensor_type
-    if type_.HasField("sequence_type"):
-        yield from _tensor_types(type_.sequence_type.elem_type)
-    if type_.HasField("optional_type"):
-        yield from _tensor_types(type_.optional_type.elem_type)
-    if type_.HasField("map_type"):
-        yield from _tensor_types(type_.map_type.value_type)
 
 
 def _check_graph(graph: onnx.GraphProto, outer: set[str], where: str) -> None:

@@ -7,5 +7,6 @@ float64, and `verify` judges a rule by its own example.
 from __future__ import annotations
 
 from normswap.rules.read import Complaint, Rule, RuleError, definitions, load, read, rules_directory
+from normswap.rules.verify import verify, verify_file
 
-__all__ = ["Complaint", "Rule", "RuleError", "definitions", "load", "read", "rules_directory"]
+__all__ = ["Complaint", "Rule", "RuleError", "definitions", "load", "read", "rules_directory", "verify", "verify_file"]

@@ -89,7 +89,12 @@ def load(directory: Path | None = None) -> tuple[Rule, ...]:
     if not root.is_dir():
         raise InputRefused(f"{root}: no such folder; rules are files spell/<runtime>/*.onnxtxt")
     rules = [rule for path in sorted(root.glob("*/*.onnxtxt")) for rule in read(path)]
-    return tuple(sorted(rules, key=lambda rule: (-len(rule.match.function), -rule.since_opset, rule.name)))
+    return tuple(sorted(rules, key=_specificity))
+
+
+def _specificity(rule: Rule) -> tuple[int, bool, int, str]:
+    """The larger pattern first, then what is made for some types only, then the newest."""
+    return -len(rule.match.function), not rule.types, -rule.since_opset, rule.name
 
 
 def read(path: Path) -> tuple[Rule, ...]:

@@ -50,13 +50,13 @@ def emit(rule: Rule, match: Match, facts: Facts, site: str, fresh: Callable[[str
         if value is not None and value not in taken:
             dtype = types.get(value, data_type(inputs, facts))
             name = fresh(f"{site}/{value.name}")
-            taken[value] = _constant(name, known[value], dtype)
+            taken[value] = new_constant(name, known[value], dtype)
             emitted.arrays[taken[value]] = known[value]
         return None if value is None else taken[value]
 
     for node in rule.replace:
         if is_constant(node):
-            known[node.outputs[0]] = _literal(node, match.captured)
+            known[node.outputs[0]] = literal(node, match.captured)
         elif node.inputs and all(value is None or value in known for value in node.inputs):
             arrays = [None if value is None else known[value] for value in node.inputs]
             stand_in = _copy(node, [None if v is None else ir.Value(name=v.name) for v in node.inputs], match.captured)
@@ -115,7 +115,8 @@ def _check_representable(node: ir.Node, captured: Mapping[str, Captured]) -> Non
                 raise Inapplicable(f"{node.op_type}: {attribute.name} = {value!r} is not a float32")
 
 
-def _literal(node: ir.Node, captured: Mapping[str, Captured]) -> Array:
+def literal(node: ir.Node, captured: Mapping[str, Captured]) -> Array:
+    """The array that a Constant node of a rule stands for, floats in float64."""
     ((kind, attribute),) = node.attributes.items()
     if kind == "value":
         return reference.promote(np.asarray(attribute.as_tensor().numpy()))
@@ -123,7 +124,8 @@ def _literal(node: ir.Node, captured: Mapping[str, Captured]) -> Array:
     return np.asarray(value, dtype=np.int64 if kind.startswith("value_int") else np.float64)
 
 
-def _constant(name: str, array: Array, dtype: ir.DataType) -> ir.Value:
+def new_constant(name: str, array: Array, dtype: ir.DataType) -> ir.Value:
+    """A constant not yet in a graph: `array`, rounded to `dtype` if it is of floats."""
     stored = array.astype(dtype.numpy()) if array.dtype == np.float64 else array
     tensor = ir.tensor(stored, dtype=dtype if array.dtype == np.float64 else None, name=name)
     return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(stored.shape), const_value=tensor)

@@ -13,6 +13,7 @@ from normswap.transfer.attention import product, softmax
 from normswap.transfer.elementwise import add, multiply, same_everywhere, where
 from normswap.transfer.layout import DATA_INPUTS, gather, layout, shape_only
 from normswap.transfer.linear import conv, gemm
+from normswap.transfer.pooling import global_pool, reduction
 from normswap.transfer.step import Along, Blocked, Request, Step
 
 Transfer = Callable[[Request], "Step | Blocked"]
@@ -20,17 +21,21 @@ Transfer = Callable[[Request], "Step | Blocked"]
 TRANSFERS: Mapping[str, Transfer] = {
     **dict.fromkeys(DATA_INPUTS, layout),
     "Add": add,
+    "AveragePool": global_pool,
     "Cast": same_everywhere,
     "Conv": conv,
     "Div": multiply,
     "Dropout": same_everywhere,
     "Gather": gather,
     "Gemm": gemm,
+    "GlobalAveragePool": global_pool,
     "Identity": same_everywhere,
     "LogSoftmax": softmax,
     "MatMul": product,
     "Mul": multiply,
     "Neg": same_everywhere,
+    "ReduceMean": reduction,
+    "ReduceSum": reduction,
     "Shape": shape_only,
     "Size": shape_only,
     "Softmax": softmax,

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from normswap import maps, reference
-from normswap.maps import NO_SOURCE, Integers, Map, Shape, Sources, Unmappable
+from normswap import carry, maps, reference
+from normswap.carry import NO_SOURCE, Sources
+from normswap.maps import Integers, Shape, Unmappable
 from normswap.reference import attribute
-from normswap.transfer.step import Along, Blocked, Request, Step, labels
+from normswap.transfer.step import Along, Blocked, Request, Step, labels, selected
 
 # Which inputs are data; the others (shapes, axes, indices) must follow from shapes and constants. None: all of them.
 DATA_INPUTS: Mapping[str, tuple[int, ...] | None] = {
@@ -53,7 +54,7 @@ def _carried(request: Request, indices: tuple[int, ...]) -> Step | Blocked:
     node, facts = request.node, request.facts
     sources = [_sources(request, indices, binding) for binding in BINDINGS]
     if request.pulls:
-        wanted = maps.pull(request.map, [per_output[request.output] for per_output in sources])
+        wanted = carry.pull(request.map, [per_output[request.output] for per_output in sources])
     else:
         wanted = (request.map,)
     outputs = {}
@@ -61,7 +62,7 @@ def _carried(request: Request, indices: tuple[int, ...]) -> Step | Blocked:
         if request.pulls and position == request.output:
             outputs[position] = request.map
         elif facts.rank(output) is not None:
-            outputs[position] = maps.push(wanted, [per_output[position] for per_output in sources])
+            outputs[position] = carry.push(wanted, [per_output[position] for per_output in sources])
     split = labels(request, dict(zip(indices, wanted, strict=True)))
     if isinstance(split, Blocked):
         return split
@@ -120,24 +121,16 @@ def gather(request: Request) -> Step | Blocked:
     kept = [*range(axis), *range(axis + len(indices), len(data) + len(indices) - 1)]
     others = [*range(axis), *range(axis + 1, len(data))]
     if request.pulls and all(a in kept for a in request.map.axes()):
-        on_data = maps.inserted(_selected(request.map, kept), len(data), others)
+        on_data = maps.inserted(selected(request.map, kept), len(data), others)
         split = labels(request, {0: on_data})
         if isinstance(split, Blocked):
             return split
         table = Along(0, axis)
         return Step(inputs=split[0], outputs={0: request.map}, constants=split[1], cut=((table,),), indices={1: table})
     if request.at == 0 and not request.map.varies(axis):
-        out = maps.inserted(_selected(request.map, others), len(data) + len(indices) - 1, kept)
+        out = maps.inserted(selected(request.map, others), len(data) + len(indices) - 1, kept)
         return Step(inputs={0: request.map}, outputs={0: out}, indices={1: Along(0, axis)})
     return layout(request)
-
-
-def _selected(a_map: Map, axes: list[int]) -> Map:
-    """The map on only `axes`, when it ignores all others."""
-    arrays = (a_map.group, a_map.scale, a_map.offset())
-    shapes = [tuple(array.shape[axis] for axis in axes) for array in arrays]
-    group, scale, shift = (array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True))
-    return Map(group, scale, shift)
 
 
 def shape_only(request: Request) -> Step | Blocked:

@@ -150,7 +150,11 @@ def fit(a_map: Map, dims: tuple[int | None, ...] | None) -> Map | Blocked:
 
 def drop_leading(a_map: Map, count: int) -> Map:
     """The map without its first `count` axes, which it ignores."""
-    if count <= 0:
-        return a_map
+    return a_map if count <= 0 else selected(a_map, range(count, a_map.rank))
+
+
+def selected(a_map: Map, axes: Sequence[int]) -> Map:
+    """The map on only `axes` (ascending), when it ignores all others."""
     arrays = (a_map.group, a_map.scale, a_map.offset())
-    return Map(*(array.reshape(array.shape[count:]) for array in arrays))  # type: ignore[arg-type]
+    group, scale, shift = (array.reshape([array.shape[axis] for axis in axes]) for array in arrays)
+    return Map(group, scale, shift)

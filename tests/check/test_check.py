@@ -208,6 +208,23 @@ def test_float16(build):
     assert check(one, wrong, quick=True).verdict == "fail"
 
 
+def test_float16_inside_a_float32_model_explains_its_error(build):
+    """The outputs are float32, but the original rounds to 11 bits on the way: that is no disagreement about truth."""
+    w = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float16)
+    model = build(
+        f"""{HEADER} g (float[N, 64] x) => (float[N, 64] y) <float16[64, 64] w> {{
+            a = Cast<to = 10>(x)
+            b = MatMul(a, w)
+            c = Cast<to = 1>(b)
+            y = Exp(c)
+        }}""",
+        w=w / 64,
+    )
+    result = check(model, model, quick=True)
+    assert result.verdict == "pass", result.reason
+    assert only_output(result).original_max_error > 1e-4
+
+
 def test_changed_output_is_reported_and_not_judged(build):
     text = f"{HEADER} g (float[N] x) => (float[N] y, float[N] hidden) {{{{ y = Neg(x)\n hidden = {{}}(x) }}}}"
     one, other = build(text.format("Exp")), build(text.format("Tanh"))

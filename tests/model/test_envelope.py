@@ -388,6 +388,11 @@ def _sequence_and_optional_types(model):
     model.graph.input[0].type.denotation = "IMAGE"
 
 
+@case()
+def _dimensions_that_are_minus_one(model):
+    model.graph.input.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, [-1, 3]))
+
+
 @case("cannot open")
 def _untyped_containers(model):
     add_nodes(model, "s = SequenceConstruct(x, y)")
@@ -536,3 +541,10 @@ def test_changed_model_changes_nowhere_else(case):
     result = to_proto(document, document.model)
     assert str(result) == str(rewritten(model))
     assert canonical(result) == canonical(model)
+
+
+def test_minus_one_is_no_size():
+    model = built(next(case for case in CASES if case.name == "dimensions_that_are_minus_one"))
+    shape = open_model(model).model.graph.inputs[-1].shape
+    assert isinstance(shape[0], ir.SymbolicDim)
+    assert shape[1] == 3

@@ -79,6 +79,11 @@ def test_text_with_a_mistake(tmp_path):
     assert "position" in refusal(path)
 
 
+def test_names_cannot_write_to_the_terminal():
+    text = refusal(changed(lambda model: model.graph.node[0].input.__setitem__(0, "a\x1b[31m\n\u202eb")))
+    assert "`a\\x1b[31m\\n\\u202eb`" in text
+
+
 def test_not_a_model_at_all():
     with pytest.raises(UsageError, match="int"):
         open_model(3)
@@ -145,7 +150,7 @@ FLOAT, INT32, STRING = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, onnx.Tens
         (tensor(data_type=99, dims=[1], raw_data=bytes(4)), "unknown element type 99"),
         (tensor(dims=[1], raw_data=bytes(4)), "unknown element type 0"),
         (lambda model: model.graph.initializer.add(data_type=FLOAT, dims=[0]), "has no name"),
-        (lambda model: model.graph.input[0].type.tensor_type.shape.dim[0].__setattr__("dim_value", -1), "dimension -1"),
+        (lambda model: model.graph.input[0].type.tensor_type.shape.dim[0].__setattr__("dim_value", -2), "dimension -2"),
         (lambda model: model.graph.output[0].type.tensor_type.__setattr__("elem_type", 77), "element type 77"),
         (lambda model: model.__setattr__("ir_version", 9999), "IR version 9999"),
         (lambda model: model.__setattr__("ir_version", -1), "IR version -1"),

@@ -1,0 +1,229 @@
+"""Learn the facts of a model: one forward walk per binding of the free dimensions.
+
+Free dimensions are bound to distinct primes, twice. The walk infers shapes operator by operator with onnx's own
+inference, fed with everything that derives from shapes and small constants, so that computed Reshape targets are known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from normswap import reference
+from normswap.facts import NOT_DETERMINISTIC, SMALL, Facts, has_subgraph
+from normswap.maps import Shape
+from normswap.reference import Array
+
+# Two sets of distinct primes for the free dimensions: small, so that probes are cheap, and different in every place, so
+# that a dimension on which both bindings agree is static.
+PRIMES = ((3, 5, 7, 11, 13, 17, 19), (5, 3, 11, 7, 17, 13, 23))
+# Images shrink by strides, so a free dimension behind the second of a rank-4 input starts larger, and stays different
+# after five halvings; which sizes fit a model is not written anywhere. These are tried in turn until inference leaves
+# nothing open: primes; a height that four halvings bring to 3, as text recognizers want it; multiples of 32.
+SPATIAL_SIZES = (
+    ((97, 163, 223), (163, 97, 229)),
+    ((41, 163, 223), (43, 97, 229)),
+    ((96, 160, 224), (160, 96, 256)),
+)
+
+
+def bind(inputs: Iterable[ir.Value], small: Sequence[int], spatial: Sequence[int]) -> dict[ir.Value, Shape]:
+    """Shapes for graph inputs with each free dimension bound to one of the sizes; the same symbol always to the same.
+
+    `spatial` sizes go to the third and later dimensions of inputs of rank 4 and more. A symbol that is an expression
+    of others (`past + sequence`) is evaluated. Inputs of unknown rank are left out.
+    """
+    small_sizes, spatial_sizes = iter(small), iter(spatial)
+    sizes: dict[str, int] = {}
+    shapes: dict[ir.Value, Shape] = {}
+    known = [value for value in inputs if value.shape is not None]
+    for value in known:
+        assert value.shape is not None
+        for axis, dim in enumerate(value.shape):
+            if not isinstance(dim, int) and not _is_expression(dim):
+                name = _symbol(dim, f"{value.name}:{axis}")
+                if name not in sizes:
+                    is_spatial = len(value.shape) >= 4 and axis >= 2
+                    sizes[name] = next(spatial_sizes, spatial[-1]) if is_spatial else next(small_sizes, small[-1])
+    for value in known:
+        assert value.shape is not None
+        shapes[value] = tuple(_size(dim, f"{value.name}:{axis}", sizes) for axis, dim in enumerate(value.shape))
+    return shapes
+
+
+def _symbol(dim: ir.SymbolicDim, default: str) -> str:
+    return default if dim.value in (None, "?") else str(dim.value)
+
+
+def _is_expression(dim: ir.SymbolicDim) -> bool:
+    """Whether the name is arithmetic on other names, as exporters write `past_sequence_length + sequence_length`."""
+    return dim.value is not None and bool(re.search(r"\w\s*[-+*/]\s*\w", str(dim.value)))
+
+
+def _size(dim: int | ir.SymbolicDim, default: str, sizes: Mapping[str, int]) -> int:
+    if isinstance(dim, int):
+        return dim
+    if not _is_expression(dim):
+        return sizes[_symbol(dim, default)]
+    size = dim.evaluate(sizes)
+    return size if isinstance(size, int) and size > 0 else PRIMES[0][0]
+
+
+def learn(model: ir.Model) -> Facts:
+    """All facts that shape inference and constants give; `observe` fills what they leave open."""
+    best, fewest = Facts(model), -1
+    for spatial in SPATIAL_SIZES:
+        facts = Facts(model)
+        for binding in range(2):
+            facts.shapes[binding].update(bind(model.graph.inputs, PRIMES[binding], spatial[binding]))
+            _walk(facts, model.graph, binding)
+        missing = len(unknown(facts))
+        if fewest < 0 or missing < fewest:
+            best, fewest = facts, missing
+        if not missing:
+            break
+    return best
+
+
+def _walk(facts: Facts, graph: ir.Graph, binding: int) -> None:
+    for node in graph:
+        for subgraph in _subgraphs(node):
+            for value in subgraph.inputs:
+                if value.shape is not None and all(isinstance(dim, int) for dim in value.shape):
+                    facts.shapes[binding][value] = tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
+            _walk(facts, subgraph, binding)
+        _infer(facts, node, binding)
+        for value in node.outputs:
+            facts.is_constant(value)  # asked in the order of the graph, it never recurses through the whole of it
+        _derive(facts, node, binding)
+
+
+def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+            yield from attribute.as_graphs()
+
+
+def _infer(facts: Facts, node: ir.Node, binding: int) -> None:
+    """Shapes and types of the outputs of `node` by onnx's own inference, fed with everything derived so far."""
+    shapes = facts.shapes[binding]
+    if node.op_type == "If":
+        branches = list(_subgraphs(node))
+        for index, output in enumerate(node.outputs):
+            found = {facts.shape(branch.outputs[index], binding) for branch in branches}
+            if len(found) == 1 and None not in found:
+                shapes[output] = next(shape for shape in found if shape is not None)
+        return
+    if (node.domain, node.op_type) in reference.STAND_INS and node.domain == "com.microsoft":
+        first = facts.shape(node.inputs[0], binding) if node.inputs[0] is not None else None
+        for output in (node.outputs[0], *node.outputs[3:4]):
+            if first is not None:
+                shapes[output] = first
+        return
+    inferred = _infer_node(facts, node, binding)
+    for output in node.outputs:
+        proto = inferred.get(output.name or "")
+        if proto is None or not proto.HasField("tensor_type"):
+            continue
+        tensor = proto.tensor_type
+        if tensor.elem_type:
+            facts.types.setdefault(output, ir.DataType(tensor.elem_type))
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            sizes = tuple(dim.dim_value for dim in tensor.shape.dim)
+            if min(sizes, default=0) >= 0:
+                shapes[output] = sizes
+
+
+def _infer_node(facts: Facts, node: ir.Node, binding: int) -> Mapping[str, onnx.TypeProto]:
+    opset = facts.opset(node)
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None or value.name is None:
+            continue
+        dtype, shape = facts.dtype(value), facts.shape(value, binding)
+        if dtype is not None:
+            types[value.name] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
+        small = shape is not None and np.prod(shape, dtype=np.float64) <= SMALL
+        array = facts.derived(value, binding) if small else None
+        if array is not None:
+            data[value.name] = onnx.numpy_helper.from_array(np.ascontiguousarray(array), value.name)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+        return onnx.shape_inference.infer_node_outputs(
+            schema,
+            ir.serde.serialize_node(node),
+            types,
+            data,
+            opset_imports=[onnx.helper.make_opsetid(node.domain, opset)],
+            ir_version=max(facts.model.ir_version, 4),
+        )
+    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _derive(facts: Facts, node: ir.Node, binding: int) -> None:
+    """Evaluate `node` where its small outputs follow from shapes and constants alone."""
+    known = facts.known[binding]
+    if node.op_type in NOT_DETERMINISTIC or has_subgraph(node) or not node.outputs:
+        return
+    if node.op_type in ("Shape", "Size") and node.inputs[0] is not None:
+        shape = facts.shape(node.inputs[0], binding)
+        if shape is not None:
+            part = slice(reference.attribute(node, "start", 0), _end(node, len(shape)))
+            whole = np.asarray(shape, dtype=np.int64)
+            known[node.outputs[0]] = whole[part] if node.op_type == "Shape" else np.asarray(whole.prod(), np.int64)
+            _note(facts, node.outputs[0], known[node.outputs[0]], binding)
+        return
+    shape = facts.shape(node.outputs[0], binding)
+    if not node.inputs or (shape is not None and np.prod(shape, dtype=np.float64) > SMALL):
+        return
+    if all(value is None or facts.is_constant(value) for value in node.inputs):
+        return  # `constant` evaluates these, and only when somebody asks
+    arrays: list[Array | None] = []
+    for value in node.inputs:
+        array = None if value is None else known[value] if value in known else _small_constant(facts, value)
+        if value is not None and array is None:
+            return
+        arrays.append(array)
+    try:
+        outputs = reference.run(node, arrays, facts.opset(node))
+    except reference.Unexecutable:
+        return
+    for value, output in zip(node.outputs, outputs, strict=False):
+        if output.size <= SMALL:
+            known[value] = output
+            _note(facts, value, output, binding)
+
+
+def _small_constant(facts: Facts, value: ir.Value) -> Array | None:
+    shape = facts.shape(value)
+    if not facts.is_constant(value) or shape is None or np.prod(shape, dtype=np.float64) > SMALL:
+        return None
+    return facts.constant(value)
+
+
+def _end(node: ir.Node, rank: int) -> int:
+    return reference.attribute(node, "end", rank)
+
+
+def _note(facts: Facts, value: ir.Value, array: Array, binding: int) -> None:
+    facts.shapes[binding][value] = array.shape
+    if facts.dtype(value) is None:
+        facts.types[value] = ir.DataType.from_numpy(array.dtype)
+
+
+def unknown(facts: Facts) -> list[ir.Value]:
+    """Values of the main graph whose shape inference left open under either binding."""
+    return [
+        value
+        for node in facts.model.graph
+        for value in node.outputs
+        if value.name and (facts.shape(value, 0) is None or facts.shape(value, 1) is None)
+    ]
