@@ -167,10 +167,12 @@ def convert(
             continue
         progress(f"{name}: moving and proving {len(selection.centers)} norms")
         try:
-            base, runtime = spelling.prepare(current, opset)
-            session = Session.of(base, allow_changed_outputs)
-            TARGETS[name].run(session, selection)
-            spelled = spelling.write(session, runtime)
+            for base in spelling.bases(current, opset):
+                session = Session.of(base, allow_changed_outputs)
+                TARGETS[name].run(session, selection)
+                spelled = spelling.write(session)
+                if spelling.is_accepted(session.model):
+                    break
         except NotFinite as error:
             refused += [Refusal(site, "not-finite", str(error)) for site in sorted(selection.centers)]
             continue

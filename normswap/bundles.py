@@ -13,7 +13,7 @@ from itertools import pairwise
 import onnx_ir as ir
 
 DOMAIN = "com.microsoft"
-# The norm inside each bundle (in the same domain), and the positions of its parameters: gamma, beta, bias.
+# The norm inside each bundle (onnxruntime has it in the default domain, at any opset), and the positions of its parameters: gamma, beta, bias.
 # Source: com.microsoft operator definitions of onnxruntime (docs/ContribOperators.md).
 BUNDLES: Mapping[str, tuple[str, Sequence[int], int]] = {
     "SkipLayerNormalization": ("LayerNormalization", (2, 3), 4),
@@ -62,7 +62,7 @@ def _take_apart(node: ir.Node) -> Bundle:
     affine = [inputs[index] for index in parameters]
     kept = [attribute for key, attribute in node.attributes.items() if key == "epsilon"]
     output = ir.Value(name=None, type=node.outputs[0].type, shape=node.outputs[0].shape)
-    norm = ir.Node(DOMAIN, operator, [total, *affine], kept, outputs=[output], name=node.name)
+    norm = ir.Node("", operator, [total, *affine], kept, outputs=[output], name=node.name)
     had_sum = len(node.outputs) > SUM
     bundle = Bundle(
         node.op_type, node.name, tuple(node.attributes.values()), dict(node.metadata_props), had_sum, tuple(sums), norm

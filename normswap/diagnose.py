@@ -22,34 +22,60 @@ RESEMBLANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
+class Touch:
+    """One element of a probe that was changed, and the region's answer to that."""
+
+    index: tuple[int, ...]
+    values: Mapping[ir.Value, Array]
+
+
+@dataclass(frozen=True, eq=False)
 class Observation:
     """A region's answers to one probe u: its values at u, their odd parts, and what changing one element changes."""
 
     values: Mapping[ir.Value, Array]
     odd: Mapping[ir.Value, Floats]
-    touched: tuple[Mapping[ir.Value, Array], Mapping[ir.Value, Array]]
+    touches: tuple[Touch, ...]
 
     @classmethod
     def of(cls, setting: Setting, u: Floats) -> Observation:
-        """Observe the region at u. Raises `Unexecutable`."""
-        first, last = u.copy(), u.copy()
-        first.flat[0] += 0.5
-        last.flat[-1] += 0.5
-        return cls(setting.run(u), odd_part(setting, u), (setting.run(first), setting.run(last)))
+        """Observe the region at u, touching its first, last and middle element. Raises `Unexecutable`."""
+        touches = []
+        for index in zip(*((0, n - 1, (n - 1) // 2) for n in u.shape), strict=True):
+            changed = u.copy()
+            changed[index] += 0.5
+            touches.append(Touch(index, setting.run(changed)))
+        return cls(setting.run(u), odd_part(setting, u), tuple(touches))
 
-    def reach(self, target: ir.Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The axes along which the first, and the last, element of x has a say in other elements of the target."""
-        here, (first, last) = self.values[target], self.touched
-        return _axes_of(first[target] != here, slice(1, None)), _axes_of(last[target] != here, slice(-1))
+    def reaches(self, target: ir.Value) -> tuple[tuple[int, ...], ...]:
+        """For each touched element, the axes along which it has a say in other elements of the target."""
+        return tuple(
+            tuple(
+                axis
+                for axis, place in enumerate(touch.index)
+                if np.delete(touch.values[target] != self.values[target], place, axis).any()
+            )
+            for touch in self.touches
+        )
 
     def axes(self, target: ir.Value) -> tuple[int, ...]:
         """The axes of a group: those along which one element of x has a say in others."""
-        first, last = self.reach(target)
-        return tuple(sorted({*first, *last}))
+        return tuple(sorted({axis for reach in self.reaches(target) for axis in reach}))
 
+    def differs(self, target: ir.Value) -> bool:
+        """Whether the target has groups and is not merely a statistic of each, repeated over its elements."""
+        axes, odd = self.axes(target), self.odd[target]
+        return bool(axes) and not _close(odd, odd.mean(axis=axes, keepdims=True))
 
-def _axes_of(changed: Array, others: slice) -> tuple[int, ...]:
-    return tuple(axis for axis in range(changed.ndim) if np.moveaxis(changed, axis, 0)[others].any())
+    def fills(self, target: ir.Value) -> bool:
+        """Whether every touched element has a say in all others along the axes of its group."""
+        axes = self.axes(target)
+        here = self.values[target]
+        for touch in self.touches:
+            group = tuple(slice(None) if axis in axes else place for axis, place in enumerate(touch.index))
+            if not (touch.values[target] != here)[group].all():
+                return False
+        return True
 
 
 def odd_part(setting: Setting, x: Floats) -> dict[ir.Value, Floats]:
@@ -66,7 +92,7 @@ def reason_against(region: Region, setting: Setting, targets: Sequence[ir.Value]
     """The id of the reason why a region that has no form is no norm. Raises `Unexecutable`."""
     u = probes.well_conditioned(setting.shape, probes.generator())
     seen = Observation.of(setting, u)
-    grouped = [target for target in targets if target in seen.odd and seen.axes(target) and seen.odd[target].any()]
+    grouped = [target for target in targets if target in seen.odd and seen.differs(target)]
     if not grouped:
         return "not-a-norm"
     last, double = grouped[-1], odd_part(setting, 2 * u)
@@ -75,9 +101,10 @@ def reason_against(region: Region, setting: Setting, targets: Sequence[ir.Value]
     reduced = _reduced(region, facts)
     if reduced is not None and (len(reduced) > 1 or seen.axes(last) not in reduced):
         return "different-axes"
-    first, final = seen.reach(last)
-    if first != final:
+    if len(set(seen.reaches(last))) > 1:
         return "partial-statistics"
+    if not seen.fills(last):
+        return "group-statistics"
     if _epsilon_outside(setting, last, seen.axes(last)):
         return "epsilon-outside"
     if any(node.op_type in regions.PIECEWISE - {"Abs"} for node in region.nodes):

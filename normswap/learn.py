@@ -30,6 +30,11 @@ SPATIAL_SIZES = (
     ((96, 160, 224), (160, 96, 256)),
 )
 
+# Norm operators that onnx has no schema for (in a domain of onnxruntime's, or before the opset that brought them).
+NORM_OPERATORS = frozenset(
+    (domain, name) for domain, name in reference.STAND_INS if name.endswith("Normalization") or domain == "normswap"
+)
+
 
 def bind(inputs: Iterable[ir.Value], small: Sequence[int], spatial: Sequence[int]) -> dict[ir.Value, Shape]:
     """Shapes for graph inputs with each free dimension bound to one of the sizes; the same symbol always to the same.
@@ -80,7 +85,7 @@ def learn(model: ir.Model) -> Facts:
         facts = Facts(model)
         for binding in range(2):
             facts.shapes[binding].update(bind(model.graph.inputs, PRIMES[binding], spatial[binding]))
-            _walk(facts, model.graph, binding)
+            walk(facts, model.graph, binding)
         missing = len(unknown(facts))
         if fewest < 0 or missing < fewest:
             best, fewest = facts, missing
@@ -89,13 +94,14 @@ def learn(model: ir.Model) -> Facts:
     return best
 
 
-def _walk(facts: Facts, graph: ir.Graph, binding: int) -> None:
+def walk(facts: Facts, graph: ir.Graph, binding: int) -> None:
+    """Infer and derive what follows from what `facts` know under `binding`, in the order of `graph`."""
     for node in graph:
         for subgraph in _subgraphs(node):
             for value in subgraph.inputs:
                 if value.shape is not None and all(isinstance(dim, int) for dim in value.shape):
                     facts.shapes[binding][value] = tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
-            _walk(facts, subgraph, binding)
+            walk(facts, subgraph, binding)
         _infer(facts, node, binding)
         for value in node.outputs:
             facts.is_constant(value)  # asked in the order of the graph, it never recurses through the whole of it
@@ -120,11 +126,14 @@ def _infer(facts: Facts, node: ir.Node, binding: int) -> None:
             if len(found) == 1 and None not in found:
                 shapes[output] = next(shape for shape in found if shape is not None)
         return
-    if (node.domain, node.op_type) in reference.STAND_INS and node.domain == "com.microsoft":
+    if (node.domain, node.op_type) in NORM_OPERATORS:
         first = facts.shape(node.inputs[0], binding) if node.inputs[0] is not None else None
         for output in (node.outputs[0], *node.outputs[3:4]):
             if first is not None:
                 shapes[output] = first
+            dtype = facts.dtype(node.inputs[0]) if node.inputs[0] is not None else None
+            if dtype is not None:
+                facts.types.setdefault(output, dtype)
         return
     inferred = _infer_node(facts, node, binding)
     for output in node.outputs:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from normswap.facts import Facts
-from normswap.learn import unknown
+from normswap.learn import unknown, walk
 from normswap.reference import Array
 
 # A model with more bytes of weights is not run only to learn shapes.
@@ -41,6 +41,7 @@ def observe(facts: Facts) -> None:
             if isinstance(result, np.ndarray):
                 facts.shapes[binding].setdefault(value, result.shape)
                 facts.types.setdefault(value, ir.DataType.from_numpy(result.dtype))
+        walk(facts, facts.model.graph, binding)
 
 
 def _outputs(proto: onnx.ModelProto) -> set[str]:

@@ -73,6 +73,9 @@ REASONS: Mapping[str, Reason] = {
         "none: this is neither a LayerNorm nor an RMSNorm",
     ),
     "partial-statistics": Reason("its statistics are taken from a part of the values that they scale", "none"),
+    "group-statistics": Reason(
+        "its statistics are taken over parts of the axis, group by group, not over the whole of it", "none"
+    ),
     "epsilon-outside": Reason(
         "epsilon is added to the root, not under it, which no norm operator can express", "put epsilon under the root"
     ),

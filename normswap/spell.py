@@ -19,7 +19,7 @@ from normswap.rules import Rule
 from normswap.rules.execute import difference
 from normswap.rules.pattern import Match, find
 from normswap.rules.read import NORMS, Definitions
-from normswap.rules.replacement import Emitted, Inapplicable, data_type, emit, substitute
+from normswap.rules.replacement import Emitted, Inapplicable, emit, fits, substitute
 
 # Largest relative difference between a replacement and the definition of the norm, both in float64.
 TOLERANCE = 1e-9
@@ -88,7 +88,7 @@ def apply(
     if node.graph is None or not rule.covers(_opset(node, facts)):  # without a graph: already replaced
         return None
     match = find(rule.match, node, facts)
-    if match is None or not _type_fits(rule, match, facts):
+    if match is None or not fits(rule, match, facts):
         return None
     site = str(node.name or node.outputs[0].name)
     try:
@@ -108,11 +108,6 @@ def _proved(rule: Rule, match: Match, emitted: Emitted, facts: Facts, definition
     if not error <= TOLERANCE:
         raise Unspelled(f"`{site}`: rule {rule.name} computes something else: relative error {error:.1e}")
     return error
-
-
-def _type_fits(rule: Rule, match: Match, facts: Facts) -> bool:
-    inputs = [match.values[value] for value in rule.match.function.inputs]
-    return not rule.types or data_type(inputs, facts) in rule.types
 
 
 def _opset(node: ir.Node, facts: Facts) -> int:

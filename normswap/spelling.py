@@ -6,6 +6,7 @@ RMSNorm is spelled as the chain that onnxruntime fuses.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from normswap.bundles import rebundle
 from normswap.errors import UsageError
 from normswap.ledger import Proof, Rewrite
+from normswap.loadable import runs_in_onnxruntime
 from normswap.opset import raise_opset
 from normswap.session import Session
 from normswap.spell import spell
@@ -20,26 +22,32 @@ from normswap.spell import spell
 RMS_NORMALIZATION = 23  # the opset that brought the operator
 
 
-def prepare(model: ir.Model, opset: int | Literal["auto"]) -> tuple[ir.Model, str]:
-    """The model in the opset to write it in, and the runtime whose rules to write it by.
+def bases(model: ir.Model, opset: int | Literal["auto"]) -> Iterator[ir.Model]:
+    """The models to rewrite, in order of preference; the first whose result `is_accepted` is it, else the last.
 
     Raises `UsageError` if a pinned opset cannot be reached without a loss.
     """
     present = model.opset_imports.get("", 1)
     if opset == "auto":
-        raised = model if present >= RMS_NORMALIZATION else raise_opset(model.clone(), RMS_NORMALIZATION)
-        return (raised, "onnx") if isinstance(raised, ir.Model) else (model, "onnx")
-    if opset == present:
-        return model, "onnx"
+        raised = raise_opset(model.clone(), RMS_NORMALIZATION) if present < RMS_NORMALIZATION else ""
+        if isinstance(raised, ir.Model):
+            yield raised
+        yield model
+        return
     if opset < present:
         raise UsageError(f"the model is at opset {present}; it cannot be lowered to {opset}")
     raised = raise_opset(model.clone(), opset)
-    if isinstance(raised, ir.Model):
-        return raised, "onnx"
-    raise UsageError(f"the opset cannot be raised from {present} to {opset}: {raised}")
+    if not isinstance(raised, ir.Model):
+        raise UsageError(f"the opset cannot be raised from {present} to {opset}: {raised}")
+    yield raised
 
 
-def write(session: Session, runtime: str) -> list[Rewrite]:
+def is_accepted(result: ir.Model) -> bool:
+    """Whether onnxruntime, where it is installed, has a kernel for every operator of the result."""
+    return runs_in_onnxruntime(result)
+
+
+def write(session: Session, runtime: str = "onnx") -> list[Rewrite]:
     """Put back the bundles no plan touched, and spell every `normswap.*` node; one ledger entry each."""
     rebundle(session.bundles)
     spelled = spell(session.model, session.facts, runtime)

@@ -23,11 +23,14 @@ FLOATS: Mapping[str, object] = {
     "n": WIDTH, "n_minus_1": WIDTH - 1, "inverse_n": 1 / WIDTH,
     "eps": 1e-5, "small": 1e-12, "large": 1e4, "low": -65504, "high": 65504,
     "gain": GAIN, "gain_row": GAIN[None, None], "gain_column": GAIN[:, None, None], "gain_4": GAIN[None, None, None],
-    "bias": BIAS,
+    "bias": BIAS, "nothing": np.zeros(WIDTH),
     "sum_matrix": np.ones((WIDTH, 1)), "mean_matrix": np.full((WIDTH, 1), 1 / WIDTH),
     "center_matrix": np.eye(WIDTH) - 1 / WIDTH,
 }  # fmt: skip
-INTEGERS: Mapping[str, object] = {"last": [-1], "first": [1], "start": [0], "middle": [6], "i1": 1, "i2": 2}
+INTEGERS: Mapping[str, object] = {
+    "last": [-1], "first": [1], "start": [0], "third": [4], "middle": [6], "i1": 1, "i2": 2,
+    "halves": [0, 0, 2, 6], "whole": [0, 0, 12], "wide": [1, 1, 1, 6],
+}  # fmt: skip
 
 
 def literal(name: str, value: object, dtype: str) -> str:

@@ -182,6 +182,15 @@ def test_half_precision_with_statistics_in_a_wider_type(dtype, width):
     assert norm.gain.array.dtype == np.float64
 
 
+def test_a_gain_before_the_cast_back_belongs_to_the_norm():
+    lines = ["h = Cast <to = 1> (x)", "q = Mul(h, h)", SQUARE[1], "s = Sqrt(v)", "u = Div(h, s)",
+             "w = Cast <to = 1> (gain)", "k = Mul(u, w)", "y = Cast <to = 10> (k)"]  # fmt: skip
+    norm = only(model(lines, dtype="float16"))
+    assert (norm.input.name, norm.output.name) == ("x", "y")
+    assert norm.gain is not None
+    np.testing.assert_array_equal(norm.gain.array, GAIN.astype(np.float16).astype(np.float64))
+
+
 def test_a_norm_in_the_wider_type_keeps_the_casts_outside():
     lines = ["h = Cast <to = 1> (x)", "q = Mul(h, h)", SQUARE[1], "s = Sqrt(v)", "u = Div(h, s)",
              "z = MatMul(u, u)", "y = Cast <to = 10> (z)"]  # fmt: skip
@@ -316,6 +325,12 @@ def test_what_cancels_out_is_no_norm():
     assert look(model(lines)).norms == ()
 
 
+def test_a_norm_of_each_head_is_a_norm_of_the_reshaped_value():
+    lines = ["h = Reshape(x, halves)", "q = Mul(h, h)", SQUARE[1], *REST[:2], "u = Div(h, s)", "y = Reshape(u, whole)"]
+    norm = only(model(lines))
+    assert (norm.kind, norm.axes, norm.size, norm.input.name, norm.output.name) == ("RMSNorm", (3,), 6, "h", "u")
+
+
 def test_two_norms_in_a_row():
     second = ["M = ReduceMean <axes = [-1]> (z)", "D = Sub(z, M)", "Q = Mul(D, D)", "V = ReduceMean <axes = [-1]> (Q)",
               "E = Add(V, eps)", "S = Sqrt(E)", "y = Div(D, S)"]  # fmt: skip
@@ -441,6 +456,15 @@ TRAPS = {
         ["h = Slice(x, start, middle, last)", "q = Mul(h, h)", SQUARE[1], *REST[:2], "y = Div(x, s)"],
         "partial-statistics",
     ),
+    "a part in the middle": (
+        ["h = Slice(x, third, middle, last)", "q = Mul(h, h)", SQUARE[1], *REST[:2], "y = Div(x, s)"],
+        "partial-statistics",
+    ),
+    "statistics of each half": (
+        ["h = Reshape(x, halves)", "p = Mul(h, h)", "k = ReduceMean <axes = [-1]> (p)", "o = Expand(k, wide)",
+         "v = Reshape(o, whole)", *REST[:2], "y = Div(x, s)"],
+        "group-statistics",
+    ),
     "only centered": ([*CENTER, "y = Mul(d, gain)"], "center-only"),
     "softmax": (
         ["m = ReduceMax <axes = [-1]> (x)", "d = Sub(x, m)", "q = Exp(d)", "v = ReduceSum(q, last)", "y = Div(q, v)"],
@@ -498,6 +522,56 @@ def test_a_dynamic_axis_is_never_taken_for_a_short_one():
         "y = Div(d, s)",
     ]
     assert look(model(lines)).norms == ()
+
+
+MUTABLE = {
+    "layer norm": [*CENTER, *SQUARE, *REST],
+    "root mean square": [
+        "q = Pow(x, two)",
+        SQUARE[1],
+        *REST[:2],
+        "r = Reciprocal(s)",
+        "u = Mul(x, r)",
+        "y = Mul(u, gain)",
+    ],
+    "folded": OTHERWISE["folded as TensorFlow does"],
+    "difference": OTHERWISE["mean of squares minus square of mean"],
+}
+ONE, TWO = ("Neg", "Sqrt", "Reciprocal", "Abs", "Relu", "Identity"), ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow")
+
+
+def mutated(lines: list[str], random: np.random.Generator) -> list[str]:
+    """The lines with one to three of: an operator exchanged, an operand exchanged, operands swapped, another axis."""
+    lines = list(lines)
+    for _ in range(random.integers(1, 4)):
+        at = int(random.integers(len(lines)))
+        name, operator, options, operands = re.fullmatch(r"(\w+) = (\w+)( <.*>)? ?\((.*)\)", lines[at]).groups("")
+        words = operands.split(", ")
+        known = ["x", *(line.split()[0] for line in lines[:at]), "eps", "two", "n", "gain", "bias", "one"]
+        match random.integers(4):
+            case 0 if not options:
+                operator = str(random.choice(ONE if len(words) == 1 else TWO))
+            case 1:
+                words[random.integers(len(words))] = str(random.choice(known))
+            case 2:
+                words.reverse()
+            case _:
+                options = options.replace("-1", "1")
+        lines[at] = f"{name} = {operator}{options} ({', '.join(words)})"
+    return lines
+
+
+@pytest.mark.parametrize("name", MUTABLE)
+def test_whatever_is_recognized_in_random_arithmetic_is_what_it_is_said_to_be(name):
+    random, recognized, refused = np.random.default_rng(len(name)), 0, 0
+    for _ in range(25):
+        found = model(mutated(MUTABLE[name], random))
+        known = learn(found)
+        seen = recognize(found, known)
+        recognized, refused = recognized + len(seen.norms), refused + len(seen.unrecognized)
+        assert all(disagreement(norm, known) < 1e-6 for norm in seen.norms)
+    assert recognized > 2
+    assert refused > 2
 
 
 # --- sharing --------------------------------------------------------------------------------------------------------

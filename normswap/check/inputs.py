@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from normswap.check.interface import Port
-from normswap.check.ranges import Ids, Lengths, Mask, Numbers, OneOf, Role
+from normswap.check.ranges import Ids, Lengths, Mask, Numbers, OneOf, Positions, Role
 from normswap.check.sizes import Binding
 from normswap.reference import Array
 
@@ -116,6 +116,8 @@ def _draw(
             return (np.where(attend, 0.0, MASKED) if additive else attend).astype(dtype.numpy())
         case Ids(size=size):
             return _ids(family.ids, size, shape, generator).astype(dtype.numpy())
+        case Positions(size=size):
+            return _positions(family.ids, size, shape, generator).astype(dtype.numpy())
         case OneOf(values=values):
             return generator.choice(np.array(values), shape).astype(dtype.numpy())
         case Lengths():
@@ -133,6 +135,18 @@ def _ids(style: str, size: int, shape: tuple[int, ...], generator: np.random.Gen
     if style == "repeated":
         return np.full(shape, generator.integers(0, size), np.int64)
     return generator.integers(0, size, shape)
+
+
+def _positions(style: str, size: int | None, shape: tuple[int, ...], generator: np.random.Generator) -> Integers:
+    """Consecutive, from 0 or from a random row of the table; families with degenerate ids have them degenerate too."""
+    length = shape[-1] if shape else 1
+    if style != "uniform":
+        return _ids(style, size or length, shape, generator)
+    start = 0 if size is None else generator.integers(0, max(1, size - length + 1))
+    consecutive = np.arange(start, start + length)
+    if size is not None:
+        consecutive %= size
+    return np.broadcast_to(consecutive if shape else consecutive[0], shape).astype(np.int64)
 
 
 def _mask(style: str, shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -76,7 +76,7 @@ def judge(evidence: Evidence) -> Judged:
         result, doubtful = _judge_output(name, output, evidence)
         if judged:
             needs_noise |= doubtful and evidence.noise is None and evidence.truth is not None
-            few |= doubtful and result.verdict == "fail" and result.elements < rules.FEW
+            few |= result.verdict == "fail" and any(p.elements < rules.FEW for p in pool(output.samples))
         else:
             result = replace(result, verdict="not judged", reason="the change of this output was accepted")
         outputs.append(result)

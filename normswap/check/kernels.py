@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from scipy.special import erf
 
 from normswap import reference
 from normswap.check import convolution, recurrent
@@ -96,6 +95,8 @@ def _mean_variance_normalization(node: ir.Node, arrays: Sequence[Array | None], 
 
 
 # --- activations -----------------------------------------------------------------------------------------------------
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _gelu(x: Floats) -> Floats:

@@ -23,6 +23,7 @@ from normswap.check.ranges import role
 from normswap.check.result import CheckResult
 from normswap.check.runtime import Rejected
 from normswap.check.truth import TruthUnavailable
+from normswap.errors import UsageError
 from normswap.model import Source
 from normswap.reference import Array
 
@@ -78,6 +79,8 @@ def _check(request: Request, given: Path | Mapping[str, Array] | None, scratch: 
     request.progress("comparing the interfaces")
     model = sources.load(request.original)
     expected = interface(model)
+    if unknown := request.changed_outputs - {port.name for port in expected.outputs}:
+        raise UsageError(f"`{min(unknown)}` is not an output of the original")
     comparison = compare(expected, interface(sources.load(request.converted)))
     if comparison.broken:
         return CheckResult("fail", "the interface changed: " + "; ".join(comparison.broken), warnings=comparison.notes)

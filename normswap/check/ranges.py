@@ -48,6 +48,17 @@ class Ids:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """Consecutive integers along the last axis, below the size of the table if there is one.
+
+    Exported decoders take a jump in them for the start of another sequence, and let no token attend across it: random
+    positions would hide the whole attention.
+    """
+
+    size: int | None
+
+
+@dataclass(frozen=True)
 class OneOf:
     """One of the constants that the graph compares the input with."""
 
@@ -73,7 +84,7 @@ class Numbers:
     size: int = 2  # of an integer that nothing bounds: 0 and 1 are always allowed
 
 
-Role = Ids | OneOf | Mask | Lengths | Numbers
+Role = Ids | Positions | OneOf | Mask | Lengths | Numbers
 
 
 def role(value: ir.Value) -> Role:
@@ -89,14 +100,17 @@ def role(value: ir.Value) -> Role:
         return Mask()
     found = list(_uses(value))
     tables = [size for size in found if isinstance(size, Ids)]
-    if tables:
-        return Ids(max(1, min(table.size for table in tables)))
-    for kind in (Lengths, Mask, OneOf):
-        for use in found:
-            if isinstance(use, kind):
-                return use
-    if "mask" in name:
+    size = max(1, min(table.size for table in tables)) if tables else None
+    if "position" in name:
+        return Positions(size)
+    if size is not None:
+        return Ids(size)
+    if any(isinstance(use, Lengths) for use in found):
+        return Lengths()
+    if "mask" in name or any(isinstance(use, Mask) for use in found):
         return Mask()
+    if constants := {value for use in found if isinstance(use, OneOf) for value in use.values}:
+        return OneOf(tuple(sorted(constants)))
     if dtype in (ir.DataType.UINT8, ir.DataType.INT8):
         return Numbers(size=256 if dtype == ir.DataType.UINT8 else 128)  # pixels
     return Numbers()

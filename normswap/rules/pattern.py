@@ -197,7 +197,7 @@ def _same(literal: Array, array: Array, *, exact_shape: bool) -> bool:
 def _scalar_or_list(kind: str, array: Array) -> Captured | None:
     """The array as what `Constant<kind = @name>` captures, floats in double precision; None where it cannot be."""
     integer = array.dtype.kind in "iu"
-    if array.ndim > 1 or integer != kind.startswith("value_int"):
+    if array.ndim > 1 or array.dtype.kind in "bOSU" or integer != kind.startswith("value_int"):
         return None
     items = array.astype(np.int64 if integer else np.float64).reshape(-1).tolist()
     if kind in ("value_ints", "value_floats"):

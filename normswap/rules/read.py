@@ -7,7 +7,7 @@ rule's author: a rule is data, and a bad one is refused with file, line and colu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,26 +113,31 @@ def read(path: Path) -> tuple[Rule, ...]:
     types = header.get("types", "").split()
     for name in types:
         check(name.upper() in ir.DataType.__members__, f"`{name}` in types of the header is not an element type")
+    for item in proto.functions:
+        wrong = _loose_name(item)
+        check(not wrong, f"`{item.name}` reads `{wrong}` before it is made, or makes it twice", item.name)
     fill(proto, SEED)
     model = ir.from_proto(proto)
+    functions = {
+        (name, overload): item for (domain, name, overload), item in model.functions.items() if domain == DOMAIN
+    }
+    check(any(name == "match" for name, _ in functions), f"there is no function `match` in domain `{DOMAIN}`")
     rules = []
-    for domain, name, overload in model.functions:
-        if (domain, name) != (DOMAIN, "match"):
-            continue
-        check((DOMAIN, "replace", overload) in model.functions, f"`match` {overload} has no `replace`", "match")
-        match, replace = model.functions[domain, name, overload], model.functions[domain, "replace", overload]
-        for what, ours, theirs in zip(
-            ("inputs", "outputs", "attributes"), _signature(match), _signature(replace), strict=True
-        ):
-            check(ours == theirs, f"`match` and `replace` differ in their {what}: {ours} and {theirs}", "replace")
-        call = next((node for node in model.graph if node.op_identifier() == match.identifier()), None)
-        if call is None:
-            raise RuleError(_complain(path, text, f"the example does not call `{DOMAIN}.match` {overload}", "example"))
-        operands = zip(match.inputs, call.inputs, strict=False)
+    for overload, match in [(overload, item) for (name, overload), item in functions.items() if name == "match"]:
+        suffix = f":{overload}" if overload else ""
+        check(("replace", overload) in functions, f"`match{suffix}` has no `replace{suffix}`", "match")
+        replace = functions["replace", overload]
+        theirs = _signature(replace)
+        for what, names in _signature(match).items():
+            said = f"`match` and `replace` differ in their {what}: {names}, {theirs[what]}"
+            check(names == theirs[what], said, "replace")
+        calls = [node for node in model.graph if node.op_identifier() == match.identifier()]
+        check(bool(calls), f"the example does not call `{DOMAIN}.match{suffix}`", "example")
+        operands = zip(match.inputs, calls[0].inputs, strict=False)
         constants = frozenset(str(own.name) for own, value in operands if value is not None and value.is_initializer())
         rules.append(
             Rule(
-                name=f"{path.parent.name}/{path.stem}{f':{overload}' if overload else ''}",
+                name=f"{path.parent.name}/{path.stem}{suffix}",
                 runtime=path.parent.name,
                 path=path,
                 match=Pattern(match, constants),
@@ -144,7 +149,6 @@ def read(path: Path) -> tuple[Rule, ...]:
                 types=frozenset(ir.DataType[name.upper()] for name in types),
             )
         )
-    check(bool(rules), f"there is no function `match` in domain `{DOMAIN}`")
     return tuple(rules)
 
 
@@ -154,6 +158,18 @@ def _signature(function: ir.Function) -> Mapping[str, list[str]]:
         "outputs": [str(value.name) for value in function.outputs],
         "attributes": sorted(function.attributes),
     }
+
+
+def _loose_name(function: onnx.FunctionProto) -> str:
+    """The first name that is read before it is made, or made twice; the parser minds neither."""
+    made = set(function.input)
+    for node in function.node:
+        loose = [name for name in node.input if name and name not in made]
+        twice = [name for name in node.output if name in made]
+        if loose or twice:
+            return str((loose + twice)[0])
+        made.update(node.output)
+    return next((str(name) for name in function.output if name not in made), "")
 
 
 def definitions(directory: Path | None = None) -> Definitions:
@@ -182,9 +198,11 @@ def fill(proto: onnx.ModelProto, seed: int) -> None:
 
 
 def _parse(path: Path) -> tuple[str, onnx.ModelProto]:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         return text, onnx.parser.parse_model(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RuleError(Complaint(path, 1, 1, f"cannot be read: {error}")) from error
     except onnx.parser.ParseError as error:
         raw = error.args[0]
         detail = raw.decode() if isinstance(raw, bytes) else str(raw)
@@ -197,8 +215,7 @@ def _parse(path: Path) -> tuple[str, onnx.ModelProto]:
 def _complain(path: Path, text: str, message: str, place: str) -> Complaint:
     """`message` at the line on which the function or graph `place` begins, or at the header."""
     begin = rf"^\s*{re.escape(place)}\s*[<(]" if place else r"^\s*<"
-    lines: Sequence[str] = text.splitlines()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if re.search(begin, line):
             return Complaint(path, number, len(line) - len(line.lstrip()) + 1, message)
     return Complaint(path, 1, 1, message)

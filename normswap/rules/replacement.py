@@ -96,6 +96,12 @@ def data_type(inputs: Sequence[ir.Value], facts: Facts) -> ir.DataType:
     return ir.DataType.FLOAT
 
 
+def fits(rule: Rule, match: Match, facts: Facts) -> bool:
+    """Whether the rule is meant for the type of the match's data."""
+    inputs = [match.values[value] for value in rule.match.function.inputs]
+    return not rule.types or data_type(inputs, facts) in rule.types
+
+
 def _copy(node: ir.Node, inputs: Sequence[ir.Value | None], captured: Mapping[str, Captured]) -> ir.Node:
     attributes = [
         ir.Attr(attribute.name, attribute.type, captured[str(attribute.ref_attr_name)])

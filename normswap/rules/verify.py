@@ -22,7 +22,7 @@ from normswap.reference import Array, Floats
 from normswap.rules.execute import execute, relative
 from normswap.rules.pattern import Captured, find, is_constant, plain, schema_defaults
 from normswap.rules.read import DOMAIN, Complaint, Definitions, Rule, RuleError, definitions, read
-from normswap.rules.replacement import Inapplicable, emit, literal, new_constant, substitute
+from normswap.rules.replacement import Inapplicable, emit, fits, literal, new_constant, substitute
 
 # Largest relative difference that float64 may make between `match` and `replace`.
 TOLERANCE = 1e-9
@@ -72,9 +72,8 @@ def _everyday(rule: Rule) -> Iterator[Complaint]:
             yield rule.complaint(f"the example does not give attribute `{name}` a value")
         for value in map(plain, written):
             if isinstance(value, float) and abs(value) < VISIBLE:
-                yield rule.complaint(
-                    f"`{name}` = {value:g} in the example is too small to be missed; use {VISIBLE:g} or more"
-                )
+                said = f"`{name}` = {value:g} in the example is too small for an error in it to show"
+                yield rule.complaint(f"{said}; use {VISIBLE:g} or more")
             for node, attribute, default in _defaults(rule, name):
                 if value == default:
                     yield rule.complaint(f"`{name}` = {value} in the example is the default of {node}.{attribute}")
@@ -125,10 +124,9 @@ def _run(rule: Rule, norms: Definitions) -> Iterator[Complaint]:
         yield rule.complaint(f"the example cannot be run: {error}")
         return
     for name, array in before.items():
-        if not np.isfinite(array).all():
-            yield rule.complaint(f"output `{name}` of the example is not finite")
-        elif float(np.std(array)) <= SPREAD * float(np.abs(array).max()):
-            yield rule.complaint(f"output `{name}` of the example does not vary")
+        if not np.isfinite(array).all() or np.std(array) <= SPREAD * np.abs(array).max():
+            yield rule.complaint(f"output `{name}` of the example does not vary, or is not finite")
+            return
     if not _apply(rule, facts):
         yield rule.complaint("the rule does not apply to its own example", "match")
         return
@@ -194,7 +192,7 @@ def _apply(rule: Rule, facts: Facts) -> int:
     names, count = Emitter.of(facts), 0
     for node in list(facts.model.graph):
         match = None if node.graph is None else find(rule.match, node, facts)
-        if match is None:
+        if match is None or not fits(rule, match, facts):
             continue
         try:
             emitted = emit(rule, match, facts, f"site{count}", names.name)

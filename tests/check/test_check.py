@@ -235,6 +235,21 @@ def test_changed_output_is_reported_and_not_judged(build):
     assert result.outputs[1].max_abs_difference > 1
 
 
+def test_changed_output_must_be_one(build):
+    model = build(f"{HEADER} g (float[N] x) => (float[N] y) {{ y = Neg(x) }}")
+    with pytest.raises(UsageError, match="`z` is not an output"):
+        check(model, model, changed_outputs=frozenset({"z"}))
+
+
+def test_failure_on_few_elements_is_looked_at_again_with_more_seeds(build):
+    text = HEADER + " g (float[1, 9] x) => (float[1, 1] y) <float c = {{{}}}> {{ m = ReduceMean(x)\n y = Mul(m, c) }}"
+    one, other = build(text.format(1.0)), build(text.format(1.00001))
+    assert len(check(one, one, quick=True).runs) == 2
+    result = check(one, other, quick=True)
+    assert result.verdict == "fail"
+    assert len({run.seed for run in result.runs}) == len(result.runs) == 16
+
+
 def test_only_changed_outputs_is_inconclusive(build):
     model = build(f"{HEADER} g (float[N] x) => (float[N] y) {{ y = Neg(x) }}")
     assert check(model, model, quick=True, changed_outputs=frozenset({"y"})).verdict == "inconclusive"

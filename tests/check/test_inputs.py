@@ -8,7 +8,7 @@ import onnx_ir as ir
 from normswap.check import sizes
 from normswap.check.inputs import FULL, QUICK, families, synthesize
 from normswap.check.interface import Port
-from normswap.check.ranges import Ids, Mask, Numbers
+from normswap.check.ranges import Ids, Mask, Numbers, Positions
 
 
 def port(name: str, *shape: int | str | None, dtype: ir.DataType = ir.DataType.FLOAT) -> Port:
@@ -33,6 +33,22 @@ def test_ids_reach_the_whole_table():
     ids = port("ids", "n", dtype=ir.DataType.INT64)
     drawn = synthesize([ids], [Ids(7)], sizes.Binding("odd", (("n", 500),)), QUICK[0], seed=0).feeds["ids"]
     assert set(drawn.tolist()) == set(range(7))
+
+
+def test_positions_follow_each_other_inside_the_table():
+    ids = port("position_ids", "n", "s", dtype=ir.DataType.INT64)
+    binding = sizes.Binding("odd", (("n", 3), ("s", 5)))
+    starts = set()
+    for seed in range(20):
+        drawn = synthesize([ids], [Positions(8)], binding, QUICK[0], seed).feeds["position_ids"]
+        assert drawn.shape == (3, 5)
+        assert (np.diff(drawn) == 1).all()
+        assert drawn.min() >= 0
+        assert drawn.max() < 8
+        starts.add(int(drawn[0, 0]))
+    assert starts == {0, 1, 2, 3}
+    short = synthesize([ids], [Positions(2)], binding, QUICK[0], 0).feeds["position_ids"]
+    assert set(short.ravel().tolist()) == {0, 1}
 
 
 def test_every_row_of_a_mask_attends_to_something():

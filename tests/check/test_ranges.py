@@ -7,7 +7,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from normswap.check.ranges import Ids, Lengths, Mask, Numbers, OneOf, role
+from normswap.check.ranges import Ids, Lengths, Mask, Numbers, OneOf, Positions, role
 
 
 def parse(text: str) -> ir.Model:
@@ -34,6 +34,12 @@ def parse(text: str) -> ir.Model:
                 z = Gather<axis = 0>(t, i) }""",
             Ids(2),
         ),
+        (
+            """g (int64[N] position_ids) => (float[N, 2] y) <float[2, 2] w = {1, 2, 3, 4}>
+            { y = Gather(w, position_ids) }""",
+            Positions(2),
+        ),
+        ("g (int64[N] position_ids) => (float[N] y) { y = Cast<to = 1>(position_ids) }", Positions(None)),
         ("g (int64[N] attention_mask) => (float[N] y) { y = Cast<to = 1>(attention_mask) }", Mask()),
         ("g (int64[N] i) => (int64[N] y) { zero = Constant<value = int64 {0}>()\n y = CumSum(i, zero) }", Mask()),
         ("g (bool[N] keep) => (bool[N] y) { y = Not(keep) }", Mask()),
@@ -42,7 +48,13 @@ def parse(text: str) -> ir.Model:
             Mask(additive=True),
         ),
         ("g (float[N, S] attention_mask) => (float[N, S] y) { y = Neg(attention_mask) }", Mask()),
-        ("g (int64 rate) => (bool y) { k = Constant<value = int64 {16000}>()\n y = Equal(rate, k) }", OneOf((16000,))),
+        (
+            """g (int64 rate) => (bool y) <int64 slow = {8000}, int64 fast = {16000}>
+            { a = Equal(rate, fast)
+ b = Equal(slow, rate)
+ y = Or(a, b) }""",
+            OneOf((8000, 16000)),
+        ),
         (
             """g (int32[N] n, float[T, N, 1] x, float[1, 1, 1] w, float[1, 1, 1] r) => (float[T, 1, N, 1] y)
             { y = RNN<hidden_size = 1>(x, w, r, , n) }""",
