@@ -1,25 +1,21 @@
 """The public functions: inspect and convert. What they return is in `ledger`, what they do is in `targets`.
 
-A conversion is tried first, without proofs, on a copy; then only what converts is done, on another copy, with every
-step proved. The model that was given is never changed.
+The model that was given is never changed; what comes back is of the same kind.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import onnx_ir as ir
 
-from normswap import spelling
 from normswap.check import check
 from normswap.check.result import CheckResult
-from normswap.emit import NotFinite
+from normswap.convert import Applied, Options, apply_target, count_bytes, count_nodes
 from normswap.errors import Inconclusive, UsageError
-from normswap.ledger import Can, Conversion, Inspection, Inventory, NormRow, Refusal, Rewrite, UnrecognizedRow
+from normswap.ledger import Can, Conversion, Inspection, NormRow, UnrecognizedRow
 from normswap.model import Document, Source, open_model, save, to_kind
 from normswap.norm import Norm
 from normswap.session import Session
@@ -91,22 +87,9 @@ def _summary(document: Document) -> dict[str, object]:
         "path": None if document.path is None else os.fspath(document.path),
         "opset": model.opset_imports.get(""),
         "ir_version": model.ir_version,
-        "nodes": _count_nodes(model),
-        "bytes": _count_bytes(model),
+        "nodes": count_nodes(model),
+        "bytes": count_bytes(model),
     }
-
-
-def _count_nodes(model: ir.Model) -> int:
-    return sum(1 for graph in model.graphs() for _ in graph)
-
-
-def _count_bytes(model: ir.Model) -> int:
-    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
-
-
-def _inventory(model: ir.Model, norms: Iterable[Norm]) -> Inventory:
-    return Inventory(_count_nodes(model), _count_bytes(model), dict(Counter(norm.kind for norm in norms)))
 
 
 def convert(
@@ -146,86 +129,48 @@ def convert(
     if unknown:
         raise UsageError(f"unknown target `{unknown[0]}`; there is {', '.join(TARGETS)}")
     document = open_model(model)
-    outputs = {value.name for value in document.model.graph.outputs}
-    missing = [name for name in allow_changed_outputs if name not in outputs]
-    if missing:
-        raise UsageError(
-            f"the model has no output `{missing[0]}`; it has {', '.join(map(str, sorted(map(str, outputs))))}"
-        )
-    current, rewrites, refused, candidates = document.model, list[Rewrite](), list[Refusal](), 0
-    before: Inventory | None = None
-    after: Inventory | None = None
+    _known_outputs(document.model, allow_changed_outputs)
+    options = Options(opset, tuple(only), tuple(exclude), frozenset(allow_changed_outputs), progress)
+    applied = [Applied.nothing(document.model)]
     for name in names:
-        progress(f"{name}: looking for norms")
-        trial = Session.of(current, allow_changed_outputs, proving=False)
-        before = before or _inventory(current, trial.norms)
-        sites = _sites(trial.norms, TARGETS[name], only, exclude)
-        candidates += len(sites)
-        selection = TARGETS[name].choose(trial, sites)
-        refused += trial.refused
-        if not selection.centers:
-            continue
-        progress(f"{name}: moving and proving {len(selection.centers)} norms")
-        try:
-            for base in spelling.bases(current, opset):
-                session = Session.of(base, allow_changed_outputs)
-                TARGETS[name].run(session, selection)
-                spelled = spelling.write(session)
-                if spelling.is_accepted(session.model):
-                    break
-        except NotFinite as error:
-            refused += [Refusal(site, "not-finite", str(error)) for site in sorted(selection.centers)]
-            continue
-        rewrites += [*session.rewrites, *spelled]
-        refused += session.refused
-        current = session.model
-        after = _inventory(current, session.norms)
-    assert before is not None
+        applied.append(apply_target(name, applied[-1].model, options))
+    steps = applied[1:]
+    current, rewrites = applied[-1].model, tuple(rewrite for step in steps for rewrite in step.rewrites)
     result = to_kind(document, current, model)
-    verdict = _checked(model, result, rewrites, allow_changed_outputs, provider, progress) if check else None
+    verdict = _checked(model, result, applied[-1], options, provider) if check and rewrites else None
     return Conversion(
         model=result,
         input=None if document.path is None else os.fspath(document.path),
         to=names,
-        rewrites=tuple(rewrites),
-        refused=tuple(refused),
-        before=before,
-        after=after or before,
-        candidates=candidates,
+        rewrites=rewrites,
+        refused=tuple(refusal for step in steps for refusal in step.refused),
+        before=steps[0].before,
+        after=steps[-1].after,
+        candidates=sum(step.candidates for step in steps),
         strict=strict,
         check=verdict,
         writer=lambda path: save(document, current, path),
     )
 
 
-def _sites(norms: Sequence[Norm], target: Target, only: Sequence[str], exclude: Sequence[str]) -> frozenset[str]:
-    """The output names of the norms that the target is about and that the patterns select."""
-    chosen = [
-        norm
-        for norm in norms
-        if norm.kind == target.kind
-        and (not only or any(fnmatchcase(norm.name, pattern) for pattern in only))
-        and not any(fnmatchcase(norm.name, pattern) for pattern in exclude)
-    ]
-    return frozenset(norm.output.name or "" for norm in chosen)
+def _known_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    outputs = sorted(value.name or "" for value in model.graph.outputs)
+    missing = [name for name in names if name not in outputs]
+    if missing:
+        raise UsageError(f"the model has no output `{missing[0]}`; it has {', '.join(outputs)}")
 
 
-def _checked(
-    original: Source,
-    converted: Source,
-    rewrites: Sequence[Rewrite],
-    changed: Sequence[str],
-    provider: str,
-    progress: Progress,
-) -> CheckResult | None:
-    """The quick check of a conversion; None where nothing was rewritten, since there is nothing to check."""
-    if not rewrites:
-        return None
-    progress("checking against the original")
-    changed_outputs = frozenset(changed)
+def _checked(original: Source, converted: Source, applied: Applied, options: Options, provider: str) -> CheckResult:
+    """The quick check of a conversion."""
+    options.progress("checking against the original")
     try:
         return check(
-            original, converted, provider=provider, quick=True, changed_outputs=changed_outputs, progress=progress
+            original,
+            converted,
+            provider=provider,
+            quick=True,
+            changed_outputs=options.changeable,
+            progress=options.progress,
         )
     except Inconclusive as error:  # the conversion is proved all the same: it is kept, and said to be unchecked
         return CheckResult("inconclusive", str(error))

@@ -13,7 +13,8 @@ from itertools import pairwise
 import onnx_ir as ir
 
 DOMAIN = "com.microsoft"
-# The norm inside each bundle (onnxruntime has it in the default domain, at any opset), and the positions of its parameters: gamma, beta, bias.
+# The norm inside each bundle (onnxruntime has it in the default domain, at any opset), and the positions of its
+# parameters: gamma, beta, bias.
 # Source: com.microsoft operator definitions of onnxruntime (docs/ContribOperators.md).
 BUNDLES: Mapping[str, tuple[str, Sequence[int], int]] = {
     "SkipLayerNormalization": ("LayerNormalization", (2, 3), 4),

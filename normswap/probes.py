@@ -26,6 +26,9 @@ MOST_PROBE_ELEMENTS = 1 << 23
 # Scales from far below every epsilon to far above every guard; their squares are still ordinary numbers in float64.
 SWEEP = tuple(10.0**exponent for exponent in range(-18, 19, 2))
 
+# The operators in which a constant 1/N makes a mean of a sum.
+FACTORS = frozenset({"Mul", "MatMul", "Gemm"})
+
 
 @dataclass(frozen=True, eq=False)
 class Setting:
@@ -71,7 +74,8 @@ def _setting(region: Region, kept: frozenset[int] | None, binding: int, facts: F
         array = facts.derived(value, binding)
         if array is None:
             return None
-        arrays[value] = _read(array, counts)
+        factor = all(node.op_type in FACTORS for node in value.consumers() if node in region.nodes)
+        arrays[value] = _read(array, counts) if factor else reference.promote(array)
     return Setting(region, shape, arrays, {node: facts.opset(node) for node in region.nodes})
 
 

@@ -56,6 +56,15 @@ REASONS: Mapping[str, Reason] = {
     "not-worthwhile": Reason("the rewrite is exact, but the result would cost as much as it saves", "none"),
     "not-selected": Reason("left out by --only or --except", "change the selection"),
     "already": Reason("the norm is already of the wanted kind", "nothing to do"),
+    "not-finite": Reason(
+        "a new weight would not be finite in the type it must be stored in",
+        "convert the model before reducing its precision",
+    ),
+    "broadcast": Reason("an operand that is the same along the centered axis would have to be widened", "none"),
+    "elementwise-scale": Reason("a product with something that differs along the centered axis", "none"),
+    "no-bias": Reason("a shift would need a bias where there is none", "none"),
+    "training-mode": Reason("a Dropout or a norm is in training mode", "export the model for inference"),
+    "zero-padding": Reason("a shift before zero padding would be another one at the border", "none"),
     "proof-failed": Reason(
         "a step of the plan could not be proved on the model's own weights; this is a bug in normswap",
         "report it with the reproducer",

@@ -18,6 +18,9 @@ from normswap.norm import Norm, Recognition, Unrecognized
 from normswap.regions import Region
 from normswap.views import label, unrecognized
 
+# After these, no value further back can be the x of a norm around the same reduction.
+FINAL = frozenset({"negated"})
+
 
 @dataclass
 class Findings:
@@ -113,10 +116,6 @@ def _decomposed(seed: ir.Node, place: Place, findings: Findings) -> Norm | str:
     if any(reason != "not-a-norm" for reason in reasons):
         return next(reason for reason in reasons if reason != "not-a-norm")
     return "other-value" if seeds.scales_another(seed, facts) else "not-a-norm"
-
-
-# After these, a value further back cannot be the x of a norm around the same reduction.
-FINAL = frozenset({"negated"})
 
 
 def _widened(norm: Norm, seed: ir.Node, place: Place, findings: Findings) -> Norm:

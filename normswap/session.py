@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx_ir as ir
 
@@ -21,6 +22,7 @@ from normswap.norm import Norm, Unrecognized
 from normswap.observe import observe
 from normswap.plan import Plan
 from normswap.prove import Obligation, prove
+from normswap.reference import Floats
 from normswap.refusals import explain
 
 Planner = Callable[[Scene, Sequence[Goal]], Plan]
@@ -59,6 +61,13 @@ class Session:
             frozenset(changeable),
             proving,
         )
+
+    def unrounded(self) -> dict[str, Callable[[], Floats]]:
+        """How to compute, in float64, each weight that a plan made, by its name in the model as it is now."""
+        weights = self.model.graph.initializers
+        return {
+            name: partial(self.facts.float64, value) for name, value in weights.items() if value in self.facts.moved
+        }
 
 
 def move(session: Session, planner: Planner, goals: Sequence[Goal], rule: str, *, refuse: bool = False) -> Plan:

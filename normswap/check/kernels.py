@@ -96,7 +96,35 @@ def _mean_variance_normalization(node: ir.Node, arrays: Sequence[Array | None], 
 
 # --- activations -----------------------------------------------------------------------------------------------------
 
-erf = np.vectorize(math.erf, otypes=[np.float64])
+_ERF_STEP, _ERF_END, _ERF_TERMS = 1.0 / 64.0, 6.0, 9  # (step / 2)^terms and 1 − erf(end) are below 2⁻⁵³
+
+
+def _erf_series() -> tuple[Floats, Floats]:
+    """Points, and around each the Taylor coefficients of erf: the second derivative is −2x times the first."""
+    points = np.arange(0.0, _ERF_END + _ERF_STEP, _ERF_STEP)
+    derivatives = [np.vectorize(math.erf)(points), 2.0 / math.sqrt(math.pi) * np.exp(-points * points)]
+    for n in range(1, _ERF_TERMS - 1):
+        derivatives.append(-2.0 * points * derivatives[n] - 2.0 * (n - 1) * derivatives[n - 1])
+    return points, np.stack([d / math.factorial(n) for n, d in enumerate(derivatives)])
+
+
+_ERF_POINTS, _ERF_COEFFICIENTS = _erf_series()
+
+
+def erf(x: Floats) -> Floats:
+    """The error function to float64 rounding, a hundred times faster than `math.erf` on each element."""
+    magnitude = np.minimum(np.abs(x), _ERF_END)
+    nearest = np.rint(np.nan_to_num(magnitude) / _ERF_STEP).astype(np.intp)
+    offset = magnitude - _ERF_POINTS[nearest]
+    y = np.zeros_like(offset)
+    for coefficients in _ERF_COEFFICIENTS[::-1]:
+        y = y * offset + coefficients[nearest]
+    result: Floats = np.copysign(y, x)
+    return result
+
+
+def _erf_operator(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+    return [erf(given(arrays, 0))]
 
 
 def _gelu(x: Floats) -> Floats:
@@ -176,6 +204,7 @@ KERNELS: Mapping[tuple[str, str], Kernel] = {
     ("", "InstanceNormalization"): _instance_normalization,
     ("", "GroupNormalization"): _group_normalization,
     ("", "MeanVarianceNormalization"): _mean_variance_normalization,
+    ("", "Erf"): _erf_operator,
     ("", "Gelu"): _gelu_operator,
     ("", "HardSwish"): _hard_swish,
     ("", "Mish"): _mish,

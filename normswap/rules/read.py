@@ -92,9 +92,9 @@ def load(directory: Path | None = None) -> tuple[Rule, ...]:
     return tuple(sorted(rules, key=_specificity))
 
 
-def _specificity(rule: Rule) -> tuple[int, bool, int, str]:
-    """The larger pattern first, then what is made for some types only, then the newest."""
-    return -len(rule.match.function), not rule.types, -rule.since_opset, rule.name
+def _specificity(rule: Rule) -> tuple[int, int, str]:
+    """The larger pattern first, then the newer rule."""
+    return -len(rule.match.function), -rule.since_opset, rule.name
 
 
 def read(path: Path) -> tuple[Rule, ...]:

@@ -6,7 +6,7 @@ from its default and weigh enough to be seen, and the output must vary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from normswap.reference import Array, Floats
 from normswap.rules.execute import execute, relative
 from normswap.rules.pattern import Captured, find, is_constant, plain, schema_defaults
 from normswap.rules.read import DOMAIN, Complaint, Definitions, Rule, RuleError, definitions, read
-from normswap.rules.replacement import Inapplicable, emit, fits, literal, new_constant, substitute
+from normswap.rules.replacement import Emitted, Inapplicable, emit, fits, literal, new_constant, substitute
 
 # Largest relative difference that float64 may make between `match` and `replace`.
 TOLERANCE = 1e-9
@@ -119,7 +119,7 @@ def _run(rule: Rule, norms: Definitions) -> Iterator[Complaint]:
         _lift_literals(model)
         facts = learn(model)
         inputs = _inputs(model, facts)
-        before = _outputs(model, inputs, norms)
+        before = _outputs(model, inputs, norms, {})
     except reference.Unexecutable as error:
         yield rule.complaint(f"the example cannot be run: {error}")
         return
@@ -127,11 +127,12 @@ def _run(rule: Rule, norms: Definitions) -> Iterator[Complaint]:
         if not np.isfinite(array).all() or np.std(array) <= SPREAD * np.abs(array).max():
             yield rule.complaint(f"output `{name}` of the example does not vary, or is not finite")
             return
-    if not _apply(rule, facts):
+    applied = _apply(rule, facts)
+    if not applied:
         yield rule.complaint("the rule does not apply to its own example", "match")
         return
     try:
-        after = _outputs(model, inputs, norms)
+        after = _outputs(model, inputs, norms, {key: array for item in applied for key, array in item.arrays.items()})
     except reference.Unexecutable as error:
         yield rule.complaint(f"`replace` cannot be run: {error}", "replace")
         return
@@ -176,31 +177,33 @@ def _inputs(model: ir.Model, facts: Facts) -> dict[str, Array]:
     return given
 
 
-def _outputs(model: ir.Model, inputs: dict[str, Array], norms: Definitions) -> dict[str, Floats]:
-    """The outputs of the graph by name, in float64."""
+def _outputs(
+    model: ir.Model, inputs: Mapping[str, Array], norms: Definitions, unrounded: Mapping[ir.Value, Array]
+) -> dict[str, Floats]:
+    """The outputs of the graph by name, in float64, with new constants before their rounding."""
     graph = model.graph
     arrays: dict[ir.Value, Array] = {value: inputs[str(value.name)] for value in graph.inputs}
     for value in graph.initializers.values():
         if value.const_value is not None:
             arrays[value] = reference.promote(np.asarray(value.const_value.numpy()))
-    known = execute(graph, arrays, lambda node: graph.opset_imports.get(node.domain, 1), norms)
+    known = execute(graph, {**arrays, **unrounded}, lambda node: graph.opset_imports.get(node.domain, 1), norms)
     return {str(value.name): known[value].astype(np.float64) for value in graph.outputs}
 
 
-def _apply(rule: Rule, facts: Facts) -> int:
-    """Apply the rule wherever it matches; the number of places."""
-    names, count = Emitter.of(facts), 0
+def _apply(rule: Rule, facts: Facts) -> list[Emitted]:
+    """Apply the rule wherever it matches; what was put in."""
+    names, applied = Emitter.of(facts), list[Emitted]()
     for node in list(facts.model.graph):
         match = None if node.graph is None else find(rule.match, node, facts)
         if match is None or not fits(rule, match, facts):
             continue
         try:
-            emitted = emit(rule, match, facts, f"site{count}", names.name)
+            emitted = emit(rule, match, facts, f"site{len(applied)}", names.name)
         except Inapplicable:
             continue
         substitute(rule, match, emitted, facts)
-        count += 1
-    return count
+        applied.append(emitted)
+    return applied
 
 
 def _valid(rule: Rule, model: ir.Model) -> Iterator[Complaint]:

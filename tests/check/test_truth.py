@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -17,8 +18,8 @@ from normswap.check.truth import Evaluator, Noise, TruthUnavailable
 
 # Operators with a definition of our own, whose onnx test data says what they should give.
 OPERATORS = [
-    "BatchNormalization", "Conv", "ConvTranspose", "DequantizeLinear", "GRU", "Gelu", "GroupNormalization", "HardSwish",
-    "InstanceNormalization", "LSTM", "LogSoftmax", "MeanVarianceNormalization", "Mish", "RNN", "Resize", "Softmax",
+    "BatchNormalization", "Conv", "ConvTranspose", "DequantizeLinear", "Erf", "GRU", "Gelu", "GroupNormalization",
+    "HardSwish", "InstanceNormalization", "LSTM", "LogSoftmax", "MeanVarianceNormalization", "Mish", "RNN", "Resize", "Softmax",
 ]  # fmt: skip
 
 
@@ -177,6 +178,15 @@ def agrees_with_onnxruntime(model: onnx.ModelProto, tolerance: float = 1e-5) -> 
 )
 def test_against_onnxruntime(text):
     agrees_with_onnxruntime(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {text}'))
+
+
+def test_erf():
+    x = np.concatenate([np.linspace(-7, 7, 50_001), 10.0 ** np.arange(-20, 1), [np.inf, -np.inf, 0.0]])
+    expected = np.vectorize(math.erf)(x)
+    assert np.abs(kernels.erf(x) - expected).max() < 3e-16
+    small = np.abs(x) < 1e-3
+    np.testing.assert_allclose(kernels.erf(x[small]), expected[small], rtol=3e-16)
+    assert np.isnan(kernels.erf(np.array([np.nan]))).all()
 
 
 def test_float16_model_is_computed_in_float64(build):

@@ -1,0 +1,124 @@
+"""Apply one target to a model: try, choose, then do and prove only what was chosen.
+
+The trial runs on a copy, without proofs, and finds out which norms convert. The second run does only that, on another
+copy whose opset may have been raised, with every step proved; where onnxruntime does not load its result, it is run
+once more in the opset the model had.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import onnx_ir as ir
+
+from normswap import spelling
+from normswap.emit import NotFinite
+from normswap.ledger import Inventory, Refusal, Rewrite
+from normswap.norm import Norm
+from normswap.reference import Floats
+from normswap.session import Session
+from normswap.targets import TARGETS, Selection, Target
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for: the opset, shell patterns of norm names, outputs that may change."""
+
+    opset: int | Literal["auto"]
+    only: Sequence[str]
+    exclude: Sequence[str]
+    changeable: frozenset[str]
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """A model after a target, and what was done; `unrounded` computes its new weights in float64, by name."""
+
+    model: ir.Model
+    before: Inventory
+    after: Inventory
+    rewrites: tuple[Rewrite, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    candidates: int = 0
+    unrounded: Mapping[str, Callable[[], Floats]] = field(default_factory=dict)
+
+    @staticmethod
+    def nothing(model: ir.Model) -> Applied:
+        """The model before any target."""
+        empty = inventory(model, ())
+        return Applied(model, empty, empty)
+
+
+def apply_target(name: str, model: ir.Model, options: Options) -> Applied:
+    """`model` after the target `name`, which is `model` itself where nothing could be done.
+
+    Raises `UsageError` if a pinned opset cannot be reached without a loss.
+    """
+    target = TARGETS[name]
+    options.progress(f"{name}: looking for norms")
+    trial = Session.of(model, options.changeable, proving=False)
+    before = inventory(model, trial.norms)
+    sites = _sites(trial.norms, target, options)
+    selection = target.choose(trial, sites)
+    unchanged = Applied(model, before, before, (), tuple(trial.refused), len(sites))
+    if not selection.centers:
+        return unchanged
+    options.progress(f"{name}: moving and proving {len(selection.centers)} norms")
+    try:
+        session, spelled = _run(target, model, selection, options)
+    except NotFinite as error:
+        refused = (Refusal(site, "not-finite", str(error)) for site in sorted(selection.centers))
+        return Applied(model, before, before, (), (*trial.refused, *refused), len(sites))
+    if not session.rewrites:
+        return Applied(model, before, before, (), (*trial.refused, *session.refused), len(sites))
+    return Applied(
+        session.model,
+        before,
+        inventory(session.model, session.norms),
+        (*session.rewrites, *spelled),
+        (*trial.refused, *session.refused),
+        len(sites),
+        session.unrounded(),
+    )
+
+
+def _run(target: Target, model: ir.Model, selection: Selection, options: Options) -> tuple[Session, list[Rewrite]]:
+    results: list[tuple[Session, list[Rewrite]]] = []
+    for base in spelling.bases(model, options.opset):
+        session = Session.of(base, options.changeable)
+        target.run(session, selection)
+        results.append((session, spelling.write(session)))
+        if spelling.is_accepted(session.model):
+            break
+    return results[-1]
+
+
+def _sites(norms: Sequence[Norm], target: Target, options: Options) -> frozenset[str]:
+    """The output names of the norms that the target is about and that the patterns select."""
+
+    def wanted(name: str) -> bool:
+        included = not options.only or any(fnmatchcase(name, pattern) for pattern in options.only)
+        return included and not any(fnmatchcase(name, pattern) for pattern in options.exclude)
+
+    return frozenset(norm.output.name or "" for norm in norms if norm.kind == target.kind and wanted(norm.name))
+
+
+def inventory(model: ir.Model, norms: Iterable[Norm]) -> Inventory:
+    """What the model consists of."""
+    return Inventory(count_nodes(model), count_bytes(model), dict(Counter(norm.kind for norm in norms)))
+
+
+def count_nodes(model: ir.Model) -> int:
+    """The number of nodes, in the main graph and in control-flow bodies."""
+    return sum(1 for graph in model.graphs() for _ in graph)
+
+
+def count_bytes(model: ir.Model) -> int:
+    """The bytes of all initializers."""
+    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
