@@ -16,7 +16,7 @@ from normswap import maps
 from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.norm import Norm
-from normswap.transfer import Blocked, Request, Step, transfer
+from normswap.transfer import DATA_INPUTS, Blocked, Request, Step, transfer
 
 Direction = Literal["pull", "push"]
 
@@ -202,12 +202,31 @@ def _foreign_readers(scene: Scene, found: Discovery, value: ir.Value, a_map: Map
             continue
         if found.direction == "pull" and is_invariant(scene, use.node, use.idx, value, a_map):
             continue
-        if use.node.graph is not _graph_of(value):
-            yield Foreign(value, "subgraph-capture", f"a control-flow body (`{use.node.name}`)")
-        else:
-            owner = scene.owners.get(use.node)
-            reader = f"{owner.kind} `{owner.name}`" if owner else f"{use.node.op_type} `{use.node.name}`"
-            yield Foreign(value, "foreign-reader", reader)
+        yield _named(scene, value, use.node)
+
+
+# What a stream passes through unseen on its way to whoever really reads it: sums and layout.
+STREAM = frozenset({*DATA_INPUTS, "Add", "Cast", "Dropout", "Identity", "Neg", "Sub", "Sum"})
+
+
+def _named(scene: Scene, value: ir.Value, reader: ir.Node) -> Foreign:
+    """The reader that keeps `value` in its old form; beyond sums and layout, the first that looks at the numbers."""
+    node, seen = reader, {reader}
+    while node.op_type in STREAM and node not in scene.owners and node.graph is _graph_of(value):
+        output = node.outputs[0]
+        if output.is_graph_output():
+            return Foreign(value, "graph-output", f"the output `{output.name}`")
+        following = next((use.node for use in output.uses() if use.node not in seen), None)
+        if following is None:
+            break
+        node = following
+        seen.add(node)
+    if node.graph is not _graph_of(value):
+        return Foreign(value, "subgraph-capture", f"a control-flow body (`{node.name}`)")
+    owner = scene.owners.get(node)
+    if owner is None:
+        return Foreign(value, "foreign-reader", f"{node.op_type} `{node.name}`")
+    return Foreign(value, "foreign-reader", f"{owner.kind} `{owner.name}` over other elements")
 
 
 def goal_reading(scene: Scene, found: Discovery, node: ir.Node, value: ir.Value) -> Goal | None:

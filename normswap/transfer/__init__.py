@@ -54,4 +54,4 @@ def transfer(request: Request) -> Step | Blocked:
     return function(request)
 
 
-__all__ = ["TRANSFERS", "Along", "Blocked", "Request", "Step", "transfer"]
+__all__ = ["DATA_INPUTS", "TRANSFERS", "Along", "Blocked", "Request", "Step", "transfer"]
