@@ -170,6 +170,7 @@ def _checked(original: Source, converted: Source, applied: Applied, options: Opt
             provider=provider,
             quick=True,
             changed_outputs=options.changeable,
+            unrounded=applied.unrounded,
             progress=options.progress,
         )
     except Inconclusive as error:  # the conversion is proved all the same: it is kept, and said to be unchecked

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
-# What the rules of the ledger do; the others are named after files in rules/.
+# What the rules of the ledger do, by their names or the first parts of them.
 RULES = {
     "scale-up": "scale of a residual branch moved up into its last weights",
     "bias-down": "bias of a LayerNorm moved down into the weights that read it",
     "center-up": "LayerNorm became RMSNorm, its Center moved up into weights",
     "center-up/explicit": "Center inserted where no weight can absorb it",
+    "spell": "written as that file of rules/ says",
     "bias-down/explicit": "Add inserted where no weight can absorb a bias",
 }
 # Of many sites with one reason so many are spelled out; --verbose and --json give all.
@@ -121,9 +122,10 @@ def show_check(out: Console, result: CheckResult, *, verbose: bool) -> None:
     for warning in result.warnings:
         _line(out, f"warning: {warning}")
     if result.outputs:
-        columns = ("output", "", "error", "original's", "RMSE ratio", "float64", "dtype", "elements")
+        columns = ("output", "", "error", "original's", "RMSE ratio", "in float64", "elements")
         rows = (_output_cells(output) for output in result.outputs)
-        _table(out, columns, rows, right=(2, 3, 4, 5, 7))
+        _table(out, columns, rows, right=(2, 3, 4, 5, 6))
+        _line(out, "error: largest distance to the float64 truth; in float64: the two functions compared, relative")
     for output in result.outputs:
         if output.reason and (verbose or output.verdict != "pass"):
             _line(out, _site([output.name], output.reason, verbose=True))
@@ -140,7 +142,8 @@ def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
     obligations = sum(proof.obligations for proof in plans.values())
     error = max(rewrite.proof.max_relative_error for rewrite in rewrites)
     proofs = f"{_counted(obligations, 'proof')}, largest relative error {error:.1g}"
-    words = f"{rule}: {RULES[rule]}" if rule in RULES else rule
+    meaning = RULES.get(rule) or RULES.get(rule.partition("/")[0])
+    words = f"{rule}: {meaning}" if meaning else rule
     return f"{words}; {'exact' if exact else 'approximate'} ({proofs})"
 
 
@@ -170,7 +173,7 @@ def _summary(model: Mapping[str, object]) -> str:
 def _output_cells(output: OutputResult) -> tuple[str, ...]:
     numbers = (output.max_error, output.original_max_error, output.rmse_ratio, output.float64_difference)
     cells = ("-" if number is None else f"{number:.2g}" for number in numbers)
-    return output.name, output.verdict, *cells, output.dtype, f"{output.elements:,}"
+    return output.name, output.verdict, *cells, f"{output.elements:,}"
 
 
 def _counted(count: int, noun: str) -> str:

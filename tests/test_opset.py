@@ -74,30 +74,19 @@ def test_exports_compute_and_fuse_the_same(name, tmp_path):
 def test_everything_that_need_not_change_stays(name):
     path = SMALL / f"{name}.onnx"
     before, after = ir.to_proto(ir.load(path)), ir.to_proto(raised(ir.load(path)))
-    changed = [
-        (old, new)
-        for old, new in zip(before.graph.node, after.graph.node, strict=True)
-        if old.SerializeToString() != new.SerializeToString()
-    ]
+    pairs = list(zip(before.graph.node, after.graph.node, strict=True))
+    changed = [(old, new) for old, new in pairs if old != new]
     assert {old.op_type for old, _ in changed} <= {"ReduceMean", "Split"}
     for old, new in changed:
-        assert (new.op_type, new.name, new.output, new.metadata_props) == (
-            old.op_type,
-            old.name,
-            old.output,
-            old.metadata_props,
-        )
+        assert (new.op_type, new.name, new.output) == (old.op_type, old.name, old.output)
+        assert list(new.metadata_props) == list(old.metadata_props)
     names = {item.name for item in before.graph.initializer}
     kept = [item for item in after.graph.initializer if item.name in names]
     assert kept == list(before.graph.initializer)
-    assert [item.name for item in after.graph.value_info if item.name in {v.name for v in before.graph.value_info}] == [
-        item.name for item in before.graph.value_info
-    ]
-    assert (after.metadata_props, after.doc_string, after.ir_version) == (
-        before.metadata_props,
-        before.doc_string,
-        before.ir_version,
-    )
+    described = {item.name for item in before.graph.value_info}
+    assert [item for item in after.graph.value_info if item.name in described] == list(before.graph.value_info)
+    for field in ("metadata_props", "doc_string", "ir_version", "functions"):
+        assert getattr(after, field) == getattr(before, field)
 
 
 def test_weights_are_not_read():
@@ -191,8 +180,6 @@ def test_the_converter_leaves_group_normalization_as_it_is():
     before = ir.to_proto(parse(18, "y = GroupNormalization<num_groups = 1>(x, s, s)", "float[1] s = {2}"))
     after = onnx.version_converter.convert_version(before, 21)
     assert list(after.graph.node[0].input) == ["x", "s", "s"]  # since 21 these must have the size 3
-    with pytest.raises(Exception, match="(?i)scale"):
-        outputs(after)
 
 
 def test_other_domains_are_left_alone():
@@ -237,6 +224,8 @@ def test_an_operator_with_the_attributes_of_a_function_is_named():
 
 
 def test_a_model_without_its_weights_loads():
-    proto = weight_free(ir.load(SMALL / "vit_dynamo18.onnx"))
-    assert proto.ByteSize() < 50_000
-    assert {item.name for item in proto.graph.input} > {"pixel_values"}
+    constants = "float[1] one = {1}, float[4,4096] w = {" + ",".join("0" * 16384) + "}"
+    proto = weight_free(parse(18, "h = MatMul(x, w) y = Add(h, one)", constants))
+    assert [item.name for item in proto.graph.input] == ["x", "w"]
+    assert [item.name for item in proto.graph.initializer] == ["one"]
+    session(proto, "ORT_DISABLE_ALL")

@@ -85,6 +85,12 @@ def test_the_newer_rule_comes_first():
     assert opsets == sorted(opsets, reverse=True)  # all of them match a single node
 
 
+def test_the_readme_shows_a_rule_as_it_is():
+    folder = rules.rules_directory()
+    shown = (folder / "README.md").read_text(encoding="utf-8").split("## The form")[1].split("```")[1]
+    assert shown.strip() == (folder / "spell/onnx/RMSNormalization-23.onnxtxt").read_text(encoding="utf-8").strip()
+
+
 def test_the_rules_of_a_checkout_are_found():
     assert rules.rules_directory() == Path(normswap.__file__).parent.parent / "rules"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from normswap.check.result import CheckResult
+    from normswap.check.truth import Unrounded
     from normswap.model import Source
     from normswap.reference import Array
 
@@ -25,6 +26,7 @@ def check(
     quick: bool = False,
     control: Source | None = None,
     changed_outputs: frozenset[str] = frozenset(),
+    unrounded: Unrounded | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CheckResult:
     """Judge `converted` by its error to the float64 truth of `original`, next to the original's own.
@@ -38,6 +40,8 @@ def check(
         quick: Two families of inputs and one size of the free dimensions, instead of seven and three.
         control: The original merely respelled: its error is allowed too, for models that amplify rounding.
         changed_outputs: Outputs that are meant to differ: reported, not judged.
+        unrounded: How to compute weights of `converted` in float64, by name, before they were rounded to its format.
+            With them the two models must agree to 1e-9 in float64: equal, not merely close.
         progress: Called with a line before each long step.
 
     Raises:
@@ -55,5 +59,6 @@ def check(
         quick=quick,
         control=control,
         changed_outputs=changed_outputs,
+        unrounded=unrounded,
         progress=progress or (lambda line: None),
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from normswap.check import runtime, sources
 from normswap.check.inputs import Case
-from normswap.check.truth import Evaluator, Noise
+from normswap.check.truth import Evaluator, Noise, Unrounded
 from normswap.reference import Array
 
 
@@ -56,9 +56,11 @@ def deployed(path: Path, provider: str, cases: Sequence[Case], folder: Path, *, 
     return spool(folder, (runtime.run(session, case.feeds) for case in cases))
 
 
-def exact(path: Path, cases: Sequence[Case], folder: Path, *, noisy: bool = False) -> Arm:
+def exact(
+    path: Path, cases: Sequence[Case], folder: Path, *, noisy: bool = False, unrounded: Unrounded | None = None
+) -> Arm:
     """A model in float64, `noisy`: with one rounding of its own format after every node. Raises `TruthUnavailable`."""
-    evaluator = Evaluator.open(sources.load(path))
+    evaluator = Evaluator.open(sources.load(path), unrounded)
     generator = np.random.default_rng(NOISE_SEED)
     results = (evaluator.run(case.feeds, Noise(generator) if noisy else None) for case in cases)
     return spool(folder, results)

@@ -26,7 +26,11 @@ from normswap.reference import Array, promote
 
 @dataclass(frozen=True)
 class Evidence:
-    """The arms that were run; `no_truth` says why there is none."""
+    """The arms that were run; `no_truth` says why there is none.
+
+    `must_be_exact`: the converted model was evaluated before its weights were rounded, so only float64's own rounding
+    may separate it from the truth.
+    """
 
     names: Sequence[str]
     cases: Sequence[Case]
@@ -40,6 +44,7 @@ class Evidence:
     controls: tuple[Arm, ...] = ()
     noise: Arm | None = None
     no_truth: str = ""
+    must_be_exact: bool = False
 
     def noting(self, note: str) -> Evidence:
         """The same with one more warning."""
@@ -187,6 +192,9 @@ def _decide(output: _Output, pooled: Sequence[Pooled], evidence: Evidence) -> tu
     for sample in output.samples:
         if sample.measured.truth_disagrees:
             return "inconclusive", sample.measured.truth_disagrees, False
+    if evidence.must_be_exact and (output.float64_difference or 0.0) > rules.EXACT:
+        difference = f"{output.float64_difference:.1e}"
+        return "fail", f"in float64, before any rounding, the two models differ by {difference}", False
     eps = epsilon(output.dtype)
     for family in pooled:
         if rules.unexplained(family, eps):

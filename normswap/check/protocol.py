@@ -22,7 +22,7 @@ from normswap.check.judge import Evidence, judge
 from normswap.check.ranges import role
 from normswap.check.result import CheckResult
 from normswap.check.runtime import Rejected
-from normswap.check.truth import TruthUnavailable
+from normswap.check.truth import TruthUnavailable, Unrounded
 from normswap.errors import UsageError
 from normswap.model import Source
 from normswap.reference import Array
@@ -41,6 +41,7 @@ class Request:
     provider: str
     quick: bool
     changed_outputs: frozenset[str]
+    unrounded: Unrounded | None
     progress: Callable[[str], None]
 
 
@@ -53,6 +54,7 @@ def check(
     quick: bool,
     control: Source | None,
     changed_outputs: frozenset[str],
+    unrounded: Unrounded | None,
     progress: Callable[[str], None],
 ) -> CheckResult:
     """See `normswap.check.check`."""
@@ -65,7 +67,7 @@ def check(
         ]
         assert paths[0] is not None
         assert paths[1] is not None
-        request = Request(paths[0], paths[1], paths[2], provider, quick, changed_outputs, progress)
+        request = Request(paths[0], paths[1], paths[2], provider, quick, changed_outputs, unrounded, progress)
         result = _check(request, given, scratch)
     return replace(result, provider=provider, onnxruntime=version)
 
@@ -148,7 +150,8 @@ def _compare(
         return judge(replace(evidence, no_truth=str(error))).result, False
     try:
         request.progress("float64: converted")
-        evidence = replace(evidence, converted_truth=arms.exact(request.converted, cases, scratch / "converted truth"))
+        exact = arms.exact(request.converted, cases, scratch / "converted truth", unrounded=request.unrounded)
+        evidence = replace(evidence, converted_truth=exact, must_be_exact=request.unrounded is not None)
     except TruthUnavailable as error:
         evidence = evidence.noting(f"the converted model could not be run in float64: {error}")
     if request.control is not None:

@@ -20,9 +20,9 @@ class OutputResult:
     Errors are absolute distances to the float64 truth of the original, worst over all runs; `rmse_ratio` is the
     converted model's root mean square error over the original's, worst over the families of inputs.
     `max_abs_difference` and `cosine` compare the two models as deployed. `float64_difference` compares them in
-    float64, relative to the largest true value: rounding of new constants to the model's own format is all it shows
-    for an exact rewrite (about 1e-7 in float32, below 1e-9 in float64). The `optimized` errors are those under
-    onnxruntime's own graph optimizations, which never decide.
+    float64, relative to the largest true value: at the end of `convert`, before new weights are rounded, so that it is
+    below 1e-9 for an exact rewrite; between two files, rounding of the weights to their format is included (about
+    1e-7 in float32). The `optimized` errors are those under onnxruntime's own graph optimizations, which never decide.
     """
 
     name: str

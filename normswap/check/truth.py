@@ -20,6 +20,7 @@ from normswap.check import control_flow, kernels
 from normswap.reference import Array, Floats, Unexecutable
 
 Scope = dict[ir.Value, Array]
+Unrounded = Mapping[str, Callable[[], Floats]]
 
 
 class TruthUnavailable(Exception):
@@ -122,13 +123,17 @@ def spacing(dtype: ir.DataType | None) -> float | None:
 
 @dataclass
 class Evaluator:
-    """A model opened for evaluation; its weights are promoted on first use and kept."""
+    """A model opened for evaluation; its weights are promoted on first use and kept.
+
+    `unrounded` computes, by name, weights that are known better than they are stored.
+    """
 
     model: ir.Model
+    unrounded: Unrounded = field(default_factory=dict)
     weights: Scope = field(default_factory=dict)
 
     @staticmethod
-    def open(model: ir.Model) -> Evaluator:
+    def open(model: ir.Model, unrounded: Unrounded | None = None) -> Evaluator:
         """Local functions are inlined, in this copy of the graph, since a call has no definition of its own.
 
         Raises `TruthUnavailable` where they cannot be.
@@ -138,7 +143,7 @@ class Evaluator:
                 model = InlinePass()(model).model
             except Exception as error:  # onnx_ir raises many kinds
                 raise TruthUnavailable(f"the model's functions cannot be inlined: {error}") from error
-        return Evaluator(model)
+        return Evaluator(model, unrounded or {})
 
     def run(self, feeds: Mapping[str, Array], noise: Noise | None = None) -> list[Array]:
         """The graph's outputs in order, floats in float64. Raises `TruthUnavailable`."""
@@ -153,7 +158,8 @@ class Evaluator:
 
     def _weight(self, value: ir.Value) -> Array | None:
         if value not in self.weights and value.const_value is not None:
-            self.weights[value] = reference.promote(value.const_value.numpy())
+            known = self.unrounded.get(value.name or "")
+            self.weights[value] = reference.promote(value.const_value.numpy()) if known is None else known()
         return self.weights.get(value)
 
 

@@ -25,6 +25,9 @@ FEW = 1000
 """Below this many elements the maximum of the errors of two equally good models easily differs by more than FACTOR."""
 FLOOR = 2.0
 """Roundings of the largest true value that are always allowed: an original may hit the truth exactly, by luck."""
+EXACT = 1e-9
+"""How far an exact rewrite may be from the truth in float64, before its weights are rounded, relative to the largest
+value: float64 sums of some thousand terms, amplified by some dozen layers, stay far below."""
 EXPLAINED = 100.0
 """An original whose error exceeds √eps of the scale, and this many times what rounding explains, was not misrounded:
 onnxruntime and the float64 evaluation compute different functions, and neither can be the judge."""

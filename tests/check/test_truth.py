@@ -19,7 +19,8 @@ from normswap.check.truth import Evaluator, Noise, TruthUnavailable
 # Operators with a definition of our own, whose onnx test data says what they should give.
 OPERATORS = [
     "BatchNormalization", "Conv", "ConvTranspose", "DequantizeLinear", "Erf", "GRU", "Gelu", "GroupNormalization",
-    "HardSwish", "InstanceNormalization", "LSTM", "LogSoftmax", "MeanVarianceNormalization", "Mish", "RNN", "Resize", "Softmax",
+    "HardSwish", "InstanceNormalization", "LSTM", "LogSoftmax", "MeanVarianceNormalization",
+    "Mish", "RNN", "Resize", "Softmax",
 ]  # fmt: skip
 
 
