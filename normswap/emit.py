@@ -164,7 +164,7 @@ def canonical(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
     inputs: list[ir.Value | None] = [
         source,
         emitter.raw(axes, f"{norm.name}/axes"),
-        emitter.raw(np.asarray(norm.epsilon, dtype=np.float32), f"{norm.name}/epsilon"),
+        emitter.raw(_epsilon(emitter.facts, norm), f"{norm.name}/epsilon"),
         _parameter(emitter, norm.gain or _ones(emitter.facts, norm), f"{norm.name}/gain", like),
     ]
     bias = None if norm.bias is None else _parameter(emitter, norm.bias, f"{norm.name}/bias", like)
@@ -176,14 +176,20 @@ def canonical(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
     return nodes
 
 
+def _epsilon(facts: Facts, norm: Norm) -> npt.NDArray[np.generic]:
+    """ε in float64 for a float64 norm, else in float32, the type of the operators' attribute."""
+    wide = facts.dtype(norm.input) == ir.DataType.DOUBLE
+    return np.asarray(norm.epsilon, dtype=np.float64 if wide else np.float32)
+
+
 def _ones(facts: Facts, norm: Norm) -> Parameter:
     dims = facts.dims(norm.output) or ()
     return Parameter(np.ones(tuple(dims[axis] or 1 for axis in norm.axes)))
 
 
 def _parameter(emitter: Emitter, parameter: Parameter, name: str, like: ir.Value) -> ir.Value:
-    """The graph's own value where the parameter is one tensor of the right type, else a new constant."""
-    facts = emitter.facts
-    if parameter.value is not None and facts.dtype(parameter.value) == facts.dtype(like):
-        return parameter.value
+    """The graph's own value where the parameter is one tensor of the right type and rank, else a new constant."""
+    facts, value = emitter.facts, parameter.value
+    if value is not None and facts.dtype(value) == facts.dtype(like) and facts.rank(value) == 1:
+        return value
     return emitter.parameter(parameter.array, name, like)

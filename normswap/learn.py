@@ -30,6 +30,16 @@ SPATIAL_SIZES = (
     ((96, 160, 224), (160, 96, 256)),
 )
 
+# What onnx's inference raises at operators it does not know or that are not well formed.
+UNINFERABLE = (
+    onnx.checker.ValidationError,
+    onnx.defs.SchemaError,
+    onnx.shape_inference.InferenceError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # Norm operators that onnx has no schema for (in a domain of onnxruntime's, or before the opset that brought them).
 NORM_OPERATORS = frozenset(
     (domain, name) for domain, name in reference.STAND_INS if name.endswith("Normalization") or domain == "normswap"
@@ -173,7 +183,7 @@ def _infer_node(facts: Facts, node: ir.Node, binding: int) -> Mapping[str, onnx.
             opset_imports=[onnx.helper.make_opsetid(node.domain, opset)],
             ir_version=max(facts.model.ir_version, 4),
         )
-    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError, TypeError):
+    except UNINFERABLE:
         return {}
 
 

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normswap import maps, reference
+from normswap import maps, probes, reference
 from normswap.discover import Scene
 from normswap.facts import Facts
 from normswap.maps import Integers, Map
 from normswap.norm import Norm
 from normswap.plan import Plan
 from normswap.reference import Array, Floats
+from normswap.regions import Region
 from normswap.transfer.step import Step
 
 # Relative to the operator on absolute values: rounding of float64 sums of a few thousand terms is 1e-13, and a wrong
@@ -254,35 +255,25 @@ def _norm_obligation(scene: Scene, plan: Plan, norm: Norm) -> Obligation:
 
 def _check_norm(facts: Facts, plan: Plan, norm: Norm) -> float:
     """The region on the old input against what replaces it, or against itself, on the form it will read."""
-    shape = facts.shape(norm.input)
-    if shape is None:
-        raise ValueError(f"the shape of `{norm.input.name}` is not known")
-    x = _generator(norm.name).normal(MEAN, DEVIATION, shape)
+    settings = probes.settings(_region(norm), facts, (0,))
+    if settings is None:
+        raise ValueError("the region does not run")
+    x = _generator(norm.name).normal(MEAN, DEVIATION, settings[0].shape)
     goal = next((goal for goal in plan.goals if goal.norm is norm), None)
     label = _read(plan, norm.input, moved=goal is not None)
     seen = x if label is None else maps.apply(label, x)
-    before = region(facts, norm, x)
-    after = region(facts, norm, seen) if goal is None else formula(goal.remaining, seen)
+    before = settings[0].run(x)[norm.output]
+    after = settings[0].run(seen)[norm.output] if goal is None else formula(goal.remaining, seen)
     if plan.direction == "push" and norm.output in plan.labels:
-        after = maps.apply(plan.labels[norm.output], after)
-    return relative_error(before, after, np.abs(before) + np.abs(before).max(initial=0.0))
+        after = maps.apply(plan.labels[norm.output], np.asarray(after, dtype=np.float64))
+    size = np.abs(np.asarray(before, dtype=np.float64))
+    return relative_error(before, after, size + size.max(initial=0.0))
 
 
-def region(facts: Facts, norm: Norm, x: Floats) -> Floats:
-    """The norm's nodes, executed in float64."""
-    values: dict[ir.Value, Array] = {norm.input: x}
-    for node in norm.nodes:
-        inputs = [None if v is None else values[v] if v in values else _other(facts, v) for v in node.inputs]
-        for value, array in zip(node.outputs, reference.run(node, inputs, facts.opset(node)), strict=False):
-            values[value] = array
-    return np.asarray(values[norm.output], dtype=np.float64)
-
-
-def _other(facts: Facts, value: ir.Value) -> Array:
-    array = facts.derived(value)
-    if array is None:
-        raise ValueError(f"`{value.name}` is neither constant nor derived from shapes")
-    return array
+def _region(norm: Norm) -> Region:
+    inside = {norm.input, *(value for node in norm.nodes for value in node.outputs)}
+    read = dict.fromkeys(value for node in norm.nodes for value in node.inputs if value is not None)
+    return Region(norm.input, norm.nodes[0], norm.nodes, tuple(value for value in read if value not in inside))
 
 
 def formula(norm: Norm, x: Floats) -> Floats:
