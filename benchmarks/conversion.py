@@ -71,7 +71,6 @@ def measure(given: argparse.Namespace, model: Path, outside: bool) -> list[Run]:
     """All runs, in the order in which they were made. A tool that failed is not tried again."""
     order, runs = random.Random(given.seed), list[Run]()
     tools = given.tools.split(",")
-    model.read_bytes()  # so that nobody is the first to wait for the disk
     for _ in range(given.rounds):
         order.shuffle(tools)
         for tool in list(tools):

@@ -119,6 +119,10 @@ def count_nodes(model: ir.Model) -> int:
 
 
 def count_bytes(model: ir.Model) -> int:
-    """The bytes of all initializers."""
-    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    """The bytes of all constants: initializers, and tensors in Constant nodes, where some exporters keep the weights."""
+    stored = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    nodes = (node for graph in model.graphs() for node in graph if node.op_type == "Constant")
+    written = (
+        attribute.as_tensor() for node in nodes for name, attribute in node.attributes.items() if name == "value"
+    )
+    return sum(tensor.nbytes for tensor in (*stored, *written) if tensor is not None)

@@ -92,14 +92,23 @@ def discover_pull(scene: Scene, goals: Sequence[Goal]) -> Discovery:
     """Follow the maps of `goals` upwards."""
     found = Discovery("pull", goals={goal.norm: goal for goal in goals})
     _pull_from(scene, found, [(goal.value, goal.map) for goal in goals])
-    # An output that may change is no goal, but what leads to it may move along.
-    for value in scene.facts.model.graph.outputs:
-        if value.name in scene.changeable and value not in found.labels:
-            alike = [goal.map for goal in goals if scene.facts.dims(goal.value) == scene.facts.dims(value)]
-            _pull_from(scene, found, [(value, a_map) for a_map in alike[:1]])
+    _pull_from(scene, found, list(_companions(scene, goals)))
     _retract(found)
     _find_foreign(scene, found)
     return found
+
+
+def _companions(scene: Scene, goals: Sequence[Goal]) -> Iterator[tuple[ir.Value, Map]]:
+    """What is no goal but may move along: norms that do not mind a Center, and outputs that may change."""
+    centers = [goal.map for goal in goals if goal.map.centers]
+    for norm in scene.norms if centers else ():
+        center = center_of(norm, scene.facts)
+        if center is not None:
+            yield norm.input, center
+    for value in scene.facts.model.graph.outputs:
+        alike = (goal.map for goal in goals if scene.facts.dims(goal.value) == scene.facts.dims(value))
+        if value.name in scene.changeable and (a_map := next(alike, None)) is not None:
+            yield value, a_map
 
 
 def _pull_from(scene: Scene, found: Discovery, work: list[tuple[ir.Value, Map]]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from normswap import prices
+from normswap import maps, prices
 from normswap.cut import Choices
 from normswap.discover import (
     Direction,
@@ -53,7 +53,10 @@ def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
     choices = Choices()
     for goal in goals:
         choices.gains(goal, goal.price)
-        choices.requires(goal, ("form", goal.value))
+        if maps.same(found.labels[goal.value], goal.map):
+            choices.requires(goal, ("form", goal.value))
+        else:
+            choices.forbid(goal)
     for value, a_map in found.labels.items():
         producer = value.producer()
         price = _explicit_price(scene.facts, value, a_map)

@@ -1,0 +1,224 @@
+"""The public functions: every kind of model in and out, what is selected, and what is refused with which exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_graphsurgeon as gs
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import normswap
+
+# A Pre-LN block in float64: two linear branches on one stream, a final norm, a head. LayerNorm(x W + b) is exact to
+# convert; all parameters have a mean that is not zero.
+BLOCK = """
+<ir_version: 10, opset_import: ["": 18]>
+block (double[N,4] x) => (double[N,3] y)
+<double[4,6] w0, double[6] b0, double[6] g1, double[6] c1, double[6,6] w1, double[6] b1, double[6] g2, double[6] c2,
+ double[6,3] head, double[3] tail>
+{
+  p = MatMul(x, w0)
+  h0 = Add(p, b0)
+  [ln_1] n1 = LayerNormalization <axis = -1, epsilon = 1e-3> (h0, g1, c1)
+  m1 = MatMul(n1, w1)
+  a1 = Add(m1, b1)
+  h1 = Add(h0, a1)
+  [ln_2] n2 = LayerNormalization <axis = -1, epsilon = 1e-3> (h1, g2, c2)
+  z = MatMul(n2, head)
+  y = Add(z, tail)
+}
+"""
+
+
+def model(text: str = BLOCK) -> onnx.ModelProto:
+    """The model with random weights whose mean is not zero."""
+    proto = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    for info in list(proto.graph.value_info):
+        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        array = random.normal(0.7, 1.0, shape).astype(
+            onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        )
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, info.name))
+    del proto.graph.value_info[:]
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def kinds(proto: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in proto.graph.node if "Normalization" in node.op_type)
+
+
+def assert_equal(original: onnx.ModelProto, converted: onnx.ModelProto) -> None:
+    """The two compute the same in float64."""
+    random = np.random.default_rng(1)
+    for count in (1, 5):
+        feed = {"x": random.normal(0.5, 2.0, (count, 4))}
+        for left, right in zip(
+            ReferenceEvaluator(original).run(None, feed), ReferenceEvaluator(converted).run(None, feed), strict=True
+        ):
+            np.testing.assert_allclose(left, right, rtol=1e-10, atol=1e-12)
+
+
+def test_a_proto_comes_back_as_a_proto_that_computes_the_same():
+    original = model()
+    before = original.SerializeToString()
+    result = normswap.convert(original, check=False)
+    assert isinstance(result.model, onnx.ModelProto)
+    assert original.SerializeToString() == before
+    assert kinds(result.model) == {"RMSNormalization": 2}
+    assert {node.name for node in result.model.graph.node} >= {"ln_1", "ln_2"}
+    assert_equal(original, result.model)
+    assert result.exit_code == 0
+
+
+def test_a_path_gives_an_ir_model_and_is_saved_whole(tmp_path: Path):
+    source = tmp_path / "block.onnx"
+    onnx.save(model(), source)
+    result = normswap.convert(str(source), check=False)
+    assert isinstance(result.model, ir.Model)
+    result.save(tmp_path / "out.onnx")
+    assert_equal(model(), onnx.load(tmp_path / "out.onnx"))
+    with pytest.raises(normswap.UsageError):
+        result.save(source)
+
+
+def test_an_ir_model_gives_an_ir_model():
+    source = ir.from_proto(model())
+    result = normswap.convert(source, check=False)
+    assert isinstance(result.model, ir.Model)
+    assert [node.op_type for node in source.graph if "Norm" in node.op_type] == ["LayerNormalization"] * 2
+
+
+def test_in_the_middle_of_a_graphsurgeon_script():
+    graph = gs.import_onnx(model())
+    for node in graph.nodes:
+        node.attrs.pop("stash_type", None)
+    converted = normswap.convert(graph, check=False).model
+    assert isinstance(converted, gs.Graph)
+    converted.outputs[0].name = "logits"
+    converted.cleanup().toposort()
+    exported = gs.export_onnx(converted)
+    assert kinds(exported) == {"RMSNormalization": 2}
+    assert exported.graph.output[0].name == "logits"
+
+
+def test_only_and_except_select_by_the_names_of_norms():
+    assert kinds(normswap.convert(model(), only=["ln_1"], check=False).model) == {
+        "RMSNormalization": 1,
+        "LayerNormalization": 1,
+    }
+    assert kinds(normswap.convert(model(), exclude=["ln_*"], check=False).model) == {"LayerNormalization": 2}
+
+
+def test_nothing_of_the_kind_is_done_and_says_so():
+    result = normswap.convert(normswap.convert(model(), check=False).model, check=False)
+    assert result.exit_code == 0
+    assert not result.rewrites
+    assert not result.refused
+
+
+READ_BY_A_HEAD = BLOCK.replace("double[N,3] y)", "double[N,3] y, double[N,3] u)").replace(
+    "z = MatMul(n2, head)", "u = MatMul(h1, head)  z = MatMul(n2, head)"
+)
+
+
+def test_a_stream_that_a_head_reads_is_refused_by_name():
+    result = normswap.convert(model(READ_BY_A_HEAD), check=False)
+    assert {refusal.reason_id for refusal in result.refused} == {"foreign-reader"}
+    assert all("MatMul" in refusal.reason for refusal in result.refused)
+    assert result.exit_code == 1
+    assert kinds(result.model) == {"LayerNormalization": 2}
+
+
+HIDDEN_STATE = BLOCK.replace("double[N,3] y)", "double[N,3] y, double[N,6] h1)")
+
+
+def test_a_hidden_state_is_refused_unless_it_may_change():
+    refused = normswap.convert(model(HIDDEN_STATE), check=False)
+    assert {refusal.reason_id for refusal in refused.refused} == {"graph-output"}
+    allowed = normswap.convert(model(HIDDEN_STATE), allow_changed_outputs=["h1"], check=False)
+    assert kinds(allowed.model) == {"RMSNormalization": 2}
+    feed = {"x": np.random.default_rng(2).normal(0.5, 2.0, (3, 4))}
+    before, after = (ReferenceEvaluator(proto).run(None, feed) for proto in (model(HIDDEN_STATE), allowed.model))
+    np.testing.assert_allclose(before[0], after[0], rtol=1e-10)
+    np.testing.assert_allclose(before[1] - before[1].mean(-1, keepdims=True), after[1], rtol=1e-10, atol=1e-12)
+
+
+def test_a_hidden_state_behind_the_last_norm_may_change_too():
+    text = BLOCK.replace("double[N,3] y)", "double[N,3] y, double[N,6] last)").replace(
+        "z = MatMul(n2, head)", "a2 = MatMul(n2, w1)  last = Add(h1, a2)  z = MatMul(n2, head)"
+    )
+    assert kinds(normswap.convert(model(text), check=False).model) == {"LayerNormalization": 2}
+    allowed = normswap.convert(model(text), allow_changed_outputs=["last"], check=False)
+    assert kinds(allowed.model) == {"RMSNormalization": 2}
+
+
+def test_strict_makes_a_refusal_a_failure():
+    text = BLOCK.replace("double[N,3] y)", "double[N,3] y, double[N,6] q)").replace(
+        "z = MatMul", "r = Relu(h1)  [ln_3] q = LayerNormalization <axis = -1> (r, g1, c1)  z = MatMul"
+    )
+    assert normswap.convert(model(text), check=False, strict=True).exit_code == 1
+
+
+def test_usage_errors():
+    with pytest.raises(normswap.UsageError, match="unknown target `folde`"):
+        normswap.convert(model(), to="folde")
+    with pytest.raises(normswap.UsageError, match="no output `hidden`"):
+        normswap.convert(model(), allow_changed_outputs=["hidden"])
+    with pytest.raises(normswap.UsageError, match="opset 18; it cannot be lowered to 17"):
+        normswap.convert(model(), opset=17)
+
+
+def test_a_pinned_opset_spells_the_chain_that_onnxruntime_fuses():
+    result = normswap.convert(model(), opset=18, check=False)
+    operators = Counter(node.op_type for node in result.model.graph.node)
+    assert operators["RMSNormalization"] == operators["LayerNormalization"] == 0
+    assert operators["Pow"] == operators["Sqrt"] == operators["Div"] == 2
+    assert_equal(model(), result.model)
+
+
+def test_inspect_says_what_each_norm_can_become():
+    norms = normswap.inspect(model(HIDDEN_STATE)).norms
+    assert [(norm.name, norm.kind, norm.axes, norm.size) for norm in norms] == [
+        ("ln_1", "LayerNorm", (1,), 6),
+        ("ln_2", "LayerNorm", (1,), 6),
+    ]
+    assert {norm.can["rmsnorm"]["reason_id"] for norm in norms} == {"graph-output"}
+    assert all(norm.can["rmsnorm"]["exact"] for norm in normswap.inspect(model()).norms)
+
+
+def test_the_check_at_the_end_is_exact_in_float64(gpt2: Path):
+    result = normswap.convert(gpt2)
+    assert result.check is not None
+    assert result.check.verdict == "pass"
+    assert 0 < result.check.outputs[0].float64_difference < 1e-12
+
+
+def test_norms_over_different_axes_of_one_stream_do_not_share_a_center():
+    text = (
+        """
+    <ir_version: 10, opset_import: ["": 18]>
+    axes (double[N,4] x) => (double[N,6,3] y, double[N,6,3] z)
+    <double[4,18] w, int64[3] s, double[3] g, double[18,2] v>
+    {
+      p = MatMul(x, w)
+      shape = Constant <value_ints = [0, 6, 3]> ()
+      h = Reshape(p, shape)
+      [last] y = LayerNormalization <axis = -1> (h, g)
+      [both] z = LayerNormalization <axis = 1> (h)
+    }
+    """.replace("int64[3] s, ", "")
+        .replace(", double[18,2] v", "")
+        .replace("(h)\n", "(h, g63)\n")
+        .replace("double[3] g>", "double[3] g, double[6,3] g63>")
+    )
+    result = normswap.convert(model(text), check=False)
+    assert not [refusal for refusal in result.refused if refusal.reason_id == "proof-failed"]
+    assert_equal(model(text), result.model)
