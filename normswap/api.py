@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from normswap.check import check
 from normswap.check.result import CheckResult
-from normswap.convert import Applied, Options, apply_target, count_bytes, count_nodes
+from normswap.conversion import Applied, Options, apply_target, count_bytes, count_nodes
 from normswap.errors import Inconclusive, UsageError
 from normswap.ledger import Can, Conversion, Inspection, NormRow, UnrecognizedRow
 from normswap.model import Document, Source, open_model, save, to_kind

@@ -35,11 +35,16 @@ class Choices:
 
     def requires(self, key: Hashable, other: Hashable) -> None:
         """`key` can be chosen only together with `other`."""
-        self.graph.add_edge(key, other)  # without a capacity: unlimited
+        self._unlimited(key, other)
 
     def forbid(self, key: Hashable) -> None:
         """`key` cannot be chosen."""
-        self.graph.add_edge(key, SINK)
+        self._unlimited(key, SINK)
+
+    def _unlimited(self, start: Hashable, end: Hashable) -> None:
+        """An edge without a capacity cannot be cut, whatever it could carry before."""
+        self.graph.add_edge(start, end)
+        self.graph[start][end].pop("capacity", None)
 
     def _edge(self, start: Hashable, end: Hashable, price: int) -> None:
         if price <= 0:
@@ -52,8 +57,10 @@ class Choices:
 
     def best(self) -> frozenset[Hashable]:
         """The keys to choose."""
-        if SOURCE not in self.graph or SINK not in self.graph:
-            return frozenset(self.graph) - {SOURCE, SINK} if SOURCE in self.graph else frozenset()
+        if SOURCE not in self.graph:
+            return frozenset()
+        if SINK not in self.graph:
+            return frozenset(networkx.descendants(self.graph, SOURCE))
         residual = boykov_kolmogorov(self.graph, SOURCE, SINK)
         return frozenset(_reachable(residual, SOURCE)) - {SOURCE}
 

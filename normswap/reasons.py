@@ -54,7 +54,6 @@ REASONS: Mapping[str, Reason] = {
     "unknown-shape": Reason("the shape of the value could not be found", "add shapes to the model, or fix the input"),
     "subgraph-capture": Reason("the value is read inside a control-flow body", "none"),
     "not-worthwhile": Reason("the rewrite is exact, but the result would cost as much as it saves", "none"),
-    "not-selected": Reason("left out by --only or --except", "change the selection"),
     "already": Reason("the norm is already of the wanted kind", "nothing to do"),
     "not-finite": Reason(
         "a new weight would not be finite in the type it must be stored in",
@@ -104,3 +103,26 @@ REASONS: Mapping[str, Reason] = {
     "widening-parameter": Reason("the gain or bias of this norm has a higher rank than its input", "none"),
     "statistics-used": Reason("the mean or deviation that this norm also gives out is used", "none"),
 }
+
+
+def page() -> str:
+    """The table as a Markdown page: what `docs/reasons.md` holds."""
+    rows = (f"| `{name}` | {reason.meaning} | {reason.remedy} |" for name, reason in sorted(REASONS.items()))
+    return "\n".join(
+        [
+            "# Why something was not done",
+            "",
+            "Made from `normswap/reasons.py` by `python -m normswap.reasons > docs/reasons.md`.",
+            "",
+            "| reason_id | what it means | what helps |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(page())

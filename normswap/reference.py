@@ -53,9 +53,9 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
 
 
 def attribute_float(node: ir.Node, name: str, default: float) -> float:
-    """The float attribute `name` of `node`, or `default` where it is not written."""
+    """The float attribute `name` of `node`, or `default`, as float32 like every attribute, where it is not written."""
     found = node.attributes.get(name)
-    return default if found is None else found.as_float()
+    return float(np.float32(default)) if found is None else found.as_float()
 
 
 def run(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[Array]:
@@ -100,6 +100,19 @@ def _cast(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
     target = ir.DataType(node.attributes["to"].as_int())
     array = _given(arrays[0])
     return [array if target.is_floating_point() and array.dtype == np.float64 else array.astype(target.numpy())]
+
+
+def _dequantize_linear(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
+    """(x − zero point) · scale, per tensor or along `axis`; onnx has no implementation before opset 19."""
+    x, scale, zero = [*arrays, None][:3]
+    values, factor = _floats(x), _floats(scale)
+    if factor.ndim > 1 or attribute(node, "block_size", 0):
+        raise Unexecutable("blocked quantization")
+    shape = [1] * values.ndim
+    if factor.ndim == 1 and values.ndim:
+        shape[attribute(node, "axis", 1) % values.ndim] = factor.size
+    offset = 0.0 if zero is None else _floats(zero).reshape(shape)
+    return [(values - offset) * factor.reshape(shape)]
 
 
 def _cast_like(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
@@ -191,6 +204,7 @@ StandIn = Callable[[ir.Node, Sequence["Array | None"]], list[Array]]
 STAND_INS: Mapping[tuple[str, str], StandIn] = {
     ("", "Cast"): _cast,
     ("", "CastLike"): _cast_like,
+    ("", "DequantizeLinear"): _dequantize_linear,
     ("", "LayerNormalization"): _layer_normalization,
     ("com.microsoft", "LayerNormalization"): _layer_normalization,
     ("", "RMSNormalization"): _rms_normalization,

@@ -37,7 +37,8 @@ HEADER = '<ir_version: {ir_version}, opset_import: ["" : {opset}, "com.microsoft
 def drawn(name: str, shape: Sequence[int], scale: float = 1.0) -> Floats:
     """Numbers that belong to a name: normal, with a mean of their own, so that a forgotten Center shows."""
     random = np.random.default_rng(zlib.crc32(name.encode()))
-    return scale * random.normal(random.choice([-1, 1]) * random.uniform(0.3, 0.8), 1.0, tuple(shape))
+    mean = random.choice([-1, 1]) * random.uniform(0.3, 0.8)
+    return np.asarray(scale * random.normal(mean, 1.0, tuple(shape)))
 
 
 def parsed(text: str, opset: int = 17, ir_version: int = 8) -> onnx.ModelProto:

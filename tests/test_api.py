@@ -222,3 +222,20 @@ def test_norms_over_different_axes_of_one_stream_do_not_share_a_center():
     result = normswap.convert(model(text), check=False)
     assert not [refusal for refusal in result.refused if refusal.reason_id == "proof-failed"]
     assert_equal(model(text), result.model)
+
+
+def test_quantized_weights_stay_quantized():
+    text = """
+    <ir_version: 10, opset_import: ["": 18]>
+    quantized (float[N,4] x) => (float[N,6] y)
+    <int8[4,6] q = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24},
+     float[6] scale, int8[6] zero = {0, 0, 0, 0, 0, 0}, float[6] g>
+    {
+      w = DequantizeLinear <axis = 1> (q, scale, zero)
+      h = MatMul(x, w)
+      [norm] y = LayerNormalization <axis = -1> (h, g)
+    }
+    """
+    result = normswap.convert(model(text), check=False)
+    assert [refusal.reason_id for refusal in result.refused] == ["quantized-weights"]
+    assert [node.op_type for node in result.model.graph.node] == ["DequantizeLinear", "MatMul", "LayerNormalization"]

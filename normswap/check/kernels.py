@@ -188,17 +188,6 @@ def _softmax(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Seque
 # --- quantization ----------------------------------------------------------------------------------------------------
 
 
-def _dequantize_linear(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
-    if attribute(node, "block_size", 0):
-        return reference.run(node, arrays, opset)
-    x, scale, zero = given(arrays, 0), given(arrays, 1), optional(arrays, 2)
-    if scale.size > 1:
-        shape = [1] * x.ndim
-        shape[attribute(node, "axis", 1)] = -1
-        scale, zero = scale.reshape(shape), None if zero is None else zero.reshape(shape)
-    return [(x if zero is None else x - zero) * scale]
-
-
 KERNELS: Mapping[tuple[str, str], Kernel] = {
     ("", "BatchNormalization"): _batch_normalization,
     ("", "InstanceNormalization"): _instance_normalization,
@@ -210,7 +199,6 @@ KERNELS: Mapping[tuple[str, str], Kernel] = {
     ("", "Mish"): _mish,
     ("", "Softmax"): _softmax,
     ("", "LogSoftmax"): _softmax,
-    ("", "DequantizeLinear"): _dequantize_linear,
     ("", "Conv"): convolution.conv,
     ("", "ConvTranspose"): convolution.conv_transpose,
     ("", "Resize"): convolution.resize,

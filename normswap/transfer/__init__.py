@@ -51,7 +51,23 @@ def transfer(request: Request) -> Step | Blocked:
     function = TRANSFERS.get(node.op_type) if node.domain in ONNX_DOMAINS else None
     if function is None:
         return Blocked("opaque-producer" if request.pulls else "foreign-reader", f"{node.op_type} `{node.name}`")
-    return function(request)
+    answer = function(request)
+    quantized = (
+        [] if isinstance(answer, Blocked) else [index for index in answer.constants if _is_quantized(request, index)]
+    )
+    if quantized:
+        return Blocked("quantized-weights", f"{node.op_type} `{node.name}`, whose weight is stored quantized")
+    return answer
+
+
+def _is_quantized(request: Request, index: int) -> bool:
+    """Whether a constant is computed from a quantized one; as a new float constant it would no longer be that."""
+    value = request.value(index)
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type in ("DequantizeLinear", "DequantizeBFP", "MatMulNBits"):
+            return True
+        value = node.inputs[0] if node.inputs else None
+    return False
 
 
 __all__ = ["DATA_INPUTS", "TRANSFERS", "Along", "Blocked", "Request", "Step", "transfer"]

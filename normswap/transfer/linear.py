@@ -95,7 +95,7 @@ def gemm(request: Request) -> Step | Blocked:
     if weight is None or not request.is_constant(1):
         return Blocked("opaque-producer", "a product of two activations")
     size = (request.facts.dims(weight) or (None, None))[0 if transposed_b else 1]
-    if size is None or (a_map.shifts and beta == 0 and request.value(2) is not None):
+    if size is None or (a_map.shifts and beta == 0):
         return Blocked("unknown-shape", "a weight of unknown shape, or a bias that is multiplied by zero")
     if request.pulls:
         return _gemm_pull(request, size, beta, transposed_b)
@@ -113,7 +113,8 @@ def gemm(request: Request) -> Step | Blocked:
     if a_map.shifts:
         product = Deferred((size,), lambda: alpha * _times(a_map, request, weight, transposed=transposed_b))
         if request.value(2) is None:
-            created[2], constants[2] = (size,), maps.affine(1, shift=product)
+            divided = Deferred((size,), lambda: product.force() / beta)
+            created[2], constants[2] = (size,), maps.affine(1, shift=divided)
         elif request.is_constant(2):
             rank = len(request.dims(2) or ())
             divided = Deferred((1,) * (max(rank, 1) - 1) + (size,), lambda: product.force() / beta)
@@ -135,7 +136,7 @@ def _gemm_pull(request: Request, size: int, beta: float, transposed_b: bool) -> 
     scaled = Map(a_map.group, a_map.scale, a_map.offset() / beta) if a_map.shifts and beta != 1 else a_map
     if request.value(2) is None:
         if a_map.shifts:
-            created[2], constants[2] = (size,), on_axis(maps.affine(2, shift=a_map.shift), 1, 1, 0)
+            created[2], constants[2] = (size,), on_axis(maps.affine(2, shift=scaled.shift), 1, 1, 0)
     elif request.is_constant(2):
         constants[2] = scaled
     else:

@@ -119,7 +119,7 @@ def count_nodes(model: ir.Model) -> int:
 
 
 def count_bytes(model: ir.Model) -> int:
-    """The bytes of all constants: initializers, and tensors in Constant nodes, where some exporters keep the weights."""
+    """The bytes of all constants: initializers, and tensors in Constant nodes, where some exporters keep weights."""
     stored = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
     nodes = (node for graph in model.graphs() for node in graph if node.op_type == "Constant")
     written = (

@@ -1,0 +1,68 @@
+"""Residual scales: what is one, and that folding it before centering is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import normswap
+from normswap.affine import residual_scales
+from normswap.learn import learn
+
+SCALED = """
+<ir_version: 10, opset_import: ["": 18]>
+scaled (double[N,5,4] x) => (double[N,5,3] y)
+<double[4,6] w0, double[6] g, double[6] c, double[6,6] w1, double[6] b1, {SCALE} s, double[6,3] w2, double[N,5,6] m>
+{{
+  h = MatMul(x, w0)
+  [ln_1] n = LayerNormalization <axis = -1> (h, g, c)
+  p = MatMul(n, w1)
+  a = Add(p, b1)
+  [scale] b = Mul({ORDER})
+  k = Add({OTHER}, b)
+  [ln_2] o = LayerNormalization <axis = -1> (k, g, c)
+  y = MatMul(o, w2)
+}}
+"""
+
+
+def proto(scale: str = "double[6]", order: str = "a, s", other: str = "h") -> onnx.ModelProto:
+    text = SCALED.format(SCALE=scale, ORDER=order, OTHER=other).replace(", double[N,5,6] m>", ">")
+    model = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    for info in model.graph.value_info:
+        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(0.5, 1.0, shape), info.name))
+    del model.graph.value_info[:]
+    return model
+
+
+@pytest.mark.parametrize("scale", ["double[6]", "double[1,1,6]", "double[1]"])
+@pytest.mark.parametrize("order", ["a, s", "s, a"])
+def test_a_scale_is_folded_into_the_branch_before_it_is_centered(scale: str, order: str):
+    original = proto(scale, order)
+    result = normswap.convert(original, check=False)
+    operators = [node.op_type for node in result.model.graph.node]
+    assert operators.count("RMSNormalization") == 2
+    assert "Mul" not in operators
+    assert [rewrite.site for rewrite in result.rewrites if rewrite.rule == "scale-up"] == ["scale"]
+    x = np.random.default_rng(1).normal(0.5, 2.0, (2, 5, 4))
+    left, right = (ReferenceEvaluator(model).run(None, {"x": x})[0] for model in (original, result.model))
+    np.testing.assert_allclose(left, right, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("change", [{"order": "a, a"}, {"order": "a, h"}, {"other": "b"}])
+def test_what_is_no_residual_scale(change: dict[str, str]):
+    model = ir.from_proto(proto(**change))
+    assert residual_scales(model, learn(model)) == []
+
+
+def test_a_scale_in_a_model_where_nothing_converts_is_left():
+    text = proto()
+    text.graph.output.append(onnx.helper.make_tensor_value_info("k", onnx.TensorProto.DOUBLE, ["N", 5, 6]))
+    result = normswap.convert(text, check=False)
+    assert [node.op_type for node in result.model.graph.node] == [node.op_type for node in text.graph.node]
