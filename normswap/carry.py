@@ -64,12 +64,14 @@ def _stride(shape: Shape, axis: int) -> int:
 
 
 def _named_by_smallest(group: Integers, numbers: Integers) -> Integers:
-    """Group numbers replaced by the smallest of `numbers` in each group; the untouched keep UNTOUCHED."""
+    """Group numbers replaced by the smallest of `numbers`, which ascend, in each group; the untouched stay so."""
     touched = group != UNTOUCHED
     names = np.full(group.shape, UNTOUCHED, dtype=np.int64)
     if touched.any():
-        _, first, inverse = np.unique(group[touched], return_index=True, return_inverse=True)
-        names[touched] = numbers[touched][first][inverse]
+        found, own = group[touched], numbers[touched]
+        first = np.empty(found.max() + 1, dtype=np.int64)
+        first[found[::-1]] = own[::-1]  # of several writes to one place the last stays: the smallest number
+        names[touched] = first[found]
     return names
 
 
@@ -176,8 +178,8 @@ def _scattered(wanted: _Elements, places: Integers, mine: npt.NDArray[np.bool_],
     valid = np.zeros(size, dtype=bool)
     valid[places] = True
     group = np.full(size, UNTOUCHED, dtype=np.int64)
-    order = np.argsort(places, kind="stable")
-    group[places[order]] = _named_by_smallest(wanted.group.ravel()[mine][order], places[order])
+    group[places] = wanted.group.ravel()[mine]
+    group = _named_by_smallest(group, np.arange(size, dtype=np.int64))
     scale, shift = np.ones(size), np.zeros(size)
     scale[places], shift[places] = wanted.scale.ravel()[mine], wanted.shift.ravel()[mine]
     return _compressed(

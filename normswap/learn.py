@@ -18,16 +18,17 @@ from normswap.facts import NOT_DETERMINISTIC, SMALL, Facts, has_subgraph
 from normswap.maps import Shape
 from normswap.reference import Array
 
-# Two sets of distinct primes for the free dimensions: small, so that probes are cheap, and different in every place, so
-# that a dimension on which both bindings agree is static.
-PRIMES = ((3, 5, 7, 11, 13, 17, 19), (5, 3, 11, 7, 17, 13, 23))
+# Two sets of distinct primes for the free dimensions: small, so that probes are cheap, and the second larger in every
+# place, with other differences, so that a dimension on which both bindings agree is static: sums, products and
+# differences of free dimensions are not.
+PRIMES = ((3, 5, 7, 11, 13, 17, 19), (5, 11, 19, 29, 37, 43, 47))
 # Images shrink by strides, so a free dimension behind the second of a rank-4 input starts larger, and stays different
 # after five halvings; which sizes fit a model is not written anywhere. These are tried in turn until inference leaves
 # nothing open: primes; a height that four halvings bring to 3, as text recognizers want it; multiples of 32.
 SPATIAL_SIZES = (
-    ((97, 163, 223), (163, 97, 229)),
-    ((41, 163, 223), (43, 97, 229)),
-    ((96, 160, 224), (160, 96, 256)),
+    ((97, 163, 223), (131, 229, 307)),
+    ((41, 163, 223), (43, 229, 307)),
+    ((96, 160, 224), (128, 224, 320)),
 )
 
 # What onnx's inference raises at operators it does not know or that are not well formed.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
 from normswap import maps, probes, reference
 from normswap.discover import Scene
@@ -52,7 +53,9 @@ class Obligation:
 
 def prove(scene: Scene, plan: Plan) -> tuple[Obligation, ...]:
     """Execute every obligation of `plan`, on the graph before it is rewritten."""
-    return tuple(_obligations(scene, plan))
+    # Many small products: threads only wait for each other, the more the busier the machine is.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return tuple(_obligations(scene, plan))
 
 
 def _obligations(scene: Scene, plan: Plan) -> Iterator[Obligation]:
@@ -183,7 +186,7 @@ def _cuts(facts: Facts, node: ir.Node, step: Step, rng: np.random.Generator) -> 
     for together in step.cut:
         sizes = set()
         for along in together:
-            value = node.inputs[along.index]
+            value = node.outputs[along.index] if along.output else node.inputs[along.index]
             shape = None if value is None else facts.shape(value)
             if shape is None:
                 raise ValueError(f"the shape of input {along.index} is not known")
@@ -193,6 +196,8 @@ def _cuts(facts: Facts, node: ir.Node, step: Step, rng: np.random.Generator) -> 
             continue
         kept = np.sort(rng.choice(size, CUT, replace=False)).astype(np.int64)
         for along in together:
+            if along.output:
+                continue
             rank = len(facts.shape(node.inputs[along.index]) or ())  # type: ignore[arg-type]
             result.setdefault(along.index, {})[along.axis % rank] = kept
     return result

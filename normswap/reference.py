@@ -66,7 +66,8 @@ def run(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[Array
     arrays = [None if array is None else promote(np.asarray(array)) for array in inputs]
     while arrays and arrays[-1] is None:
         arrays.pop()
-    stand_in = STAND_INS.get((node.domain, node.op_type))
+    is_blocked = attribute(node, "block_size", 0) != 0  # quantization in blocks came with opset 21, which onnx has
+    stand_in = None if is_blocked else STAND_INS.get((node.domain, node.op_type))
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -106,8 +107,6 @@ def _dequantize_linear(node: ir.Node, arrays: Sequence[Array | None]) -> list[Ar
     """(x − zero point) · scale, per tensor or along `axis`; onnx has no implementation before opset 19."""
     x, scale, zero = [*arrays, None][:3]
     values, factor = _floats(x), _floats(scale)
-    if factor.ndim > 1 or attribute(node, "block_size", 0):
-        raise Unexecutable("blocked quantization")
     shape = [1] * values.ndim
     if factor.ndim == 1 and values.ndim:
         shape[attribute(node, "axis", 1) % values.ndim] = factor.size

@@ -81,7 +81,7 @@ def multiply(request: Request) -> Step | Blocked:
         factor = _constant_factor(request.facts, request, 1 - at, rank, divides=divides)
         if isinstance(factor, Blocked):
             return factor
-        if request.pulls and not factor.all():
+        if not np.isfinite(factor).all() or (request.pulls and not factor.all()):
             return Blocked("elementwise-scale", "a factor of zero, behind which a shift cannot be made up for")
         shift = request.map.offset() / factor if request.pulls else request.map.offset() * factor
     linear = maps.linear(request.map)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import onnx_ir as ir
 
 from normswap import carry, maps, reference
 from normswap.carry import NO_SOURCE, Sources
@@ -76,7 +77,9 @@ def _sources(request: Request, data: tuple[int, ...], binding: int) -> list[Sour
     shapes: list[Shape] = []
     start = 0
     for index, value in enumerate(node.inputs):
-        if value is None:
+        if _is_padding(node, index):
+            arrays.append(_padding(request, binding))
+        elif value is None:
             arrays.append(None)
         elif index in data:
             shape = facts.shape(value, binding)
@@ -88,13 +91,13 @@ def _sources(request: Request, data: tuple[int, ...], binding: int) -> list[Sour
             arrays.append(np.arange(start, start + size, dtype=np.int64).reshape(shape))
             shapes.append(shape)
             start += size
-        elif node.op_type == "Pad" and index == 2:
-            arrays.append(_padding(request, binding))
         else:
             array = facts.derived(value, binding)
             if array is None:
                 raise Unmappable("unknown-shape", f"`{value.name}`, which is computed at run time")
             arrays.append(array)
+    if _is_padding(node, len(arrays)):
+        arrays.append(_padding(request, binding))
     try:
         outputs = reference.run(node, arrays, facts.opset(node))
     except reference.Unexecutable as error:
@@ -102,12 +105,21 @@ def _sources(request: Request, data: tuple[int, ...], binding: int) -> list[Sour
     return [Sources(tuple(shapes), np.asarray(output, dtype=np.int64)) for output in outputs]
 
 
+def _is_padding(node: ir.Node, index: int) -> bool:
+    """Whether input `index`, there or not, is what a Pad puts around its data."""
+    mode = node.attributes.get("mode")
+    return node.op_type == "Pad" and index == 2 and (mode is None or mode.as_string() == "constant")
+
+
 def _padding(request: Request, binding: int) -> Integers:
-    value = request.node.inputs[2]
-    array = None if value is None else request.facts.derived(value, binding)
-    if array is None or array.any():
-        raise Unmappable("coarser-groups", "padding with something other than zero")
+    value = request.value(2)
+    if "pads" in request.node.attributes or (value is not None and _is_not_zero(request.facts.derived(value, binding))):
+        raise Unmappable("coarser-groups", "padding with something that may not be zero")
     return np.asarray(NO_SOURCE, dtype=np.int64)
+
+
+def _is_not_zero(array: reference.Array | None) -> bool:
+    return array is None or bool(array.any())
 
 
 def gather(request: Request) -> Step | Blocked:

@@ -121,7 +121,11 @@ def gemm(request: Request) -> Step | Blocked:
             constants[2] = maps.affine(max(rank, 1), shift=divided)
         else:
             outputs[0] = maps.affine(2, shift=Deferred((1, size), product.force))
-    return Step(inputs={0: a_map}, outputs=outputs, constants=constants, created=created)
+    columns = [Along(1, 0 if transposed_b else 1), Along(0, 1, output=True)]
+    if request.value(2) is not None and (request.dims(2) or (1,))[-1] == size:
+        columns.append(Along(2, -1))
+    cut = () if created or outputs else (tuple(columns),)
+    return Step(inputs={0: a_map}, outputs=outputs, constants=constants, created=created, cut=cut)
 
 
 def _gemm_pull(request: Request, size: int, beta: float, transposed_b: bool) -> Step | Blocked:

@@ -64,8 +64,9 @@ class Step:
 
     `inputs` and `outputs` label activations; `constants` are the maps that turn old constants into new ones;
     `created` gives the shape of a constant the node lacked, taken as zeros before its map in `constants`.
-    For proofs: every tuple in `cut` names axes that may be cut together, `indices` the inputs that hold positions along
-    an axis of another input, and `probes` smaller shapes that serve as well for an activation as its own.
+    For proofs: every tuple in `cut` names axes that may be cut together (of an output only where it has no label),
+    `indices` the inputs that hold positions along an axis of another input, and `probes` smaller shapes that serve as
+    well for an activation as its own.
     """
 
     inputs: Mapping[int, Map] = field(default_factory=dict)
