@@ -19,7 +19,7 @@ from normswap.ledger import Can, Conversion, Inspection, NormRow, UnrecognizedRo
 from normswap.model import Document, Source, open_model, save, to_kind
 from normswap.norm import Norm
 from normswap.session import Session
-from normswap.targets import TARGETS, Target
+from normswap.targets import TARGETS
 
 Progress = Callable[[str], None]
 
@@ -38,8 +38,9 @@ def inspect(model: Source) -> Inspection:
     norms = list(session.norms)
     can: dict[str, dict[str, Can]] = {norm.output.name or "": {} for norm in norms}
     for name, target in TARGETS.items():
-        for norm in norms:
-            can[norm.output.name or ""][name] = _already(norm, target)
+        for norm in (norm for norm in norms if norm.kind == target.result):
+            reason = f"{norm.kind} `{norm.name}` is one"
+            can[norm.output.name or ""][name] = Can(exact=False, reason_id="already", reason=reason)
         trial = Session.of(document.model, proving=False)
         sites = {norm.name: norm.output.name or "" for norm in trial.norms}
         chosen = target.choose(trial, None)
@@ -55,12 +56,6 @@ def inspect(model: Source) -> Inspection:
             for item in session.unrecognized
         ),
     )
-
-
-def _already(norm: Norm, target: Target) -> Can:
-    if norm.kind == target.result:
-        return Can(exact=False, reason_id="already", reason=f"{norm.kind} `{norm.name}` is one")
-    return Can(exact=False, reason_id="unknown-shape", reason=f"{norm.kind} `{norm.name}`: its axis has no static size")
 
 
 def _row(norm: Norm, can: dict[str, Can]) -> NormRow:

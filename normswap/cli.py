@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,10 +88,24 @@ def _opset(text: str) -> Opset:
     return int(text)
 
 
+def _beside(model: Path, targets: Sequence[str]) -> Path:
+    """The default output: `model.rmsnorm.onnx` for `model.onnx`."""
+    if not model.name:
+        raise UsageError(f"{model} is a folder, not a model")
+    return model.with_suffix("." + ".".join((*targets, "onnx")))
+
+
 def _destination(model: Path, output: Path) -> Path:
     """`output`, refused now rather than after the work if it cannot be written. Raises UsageError or WriteError."""
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder: name a file with -o")
+    try:
+        if output.is_dir():
+            raise UsageError(f"{output} is a folder: name a file with -o")
+        if output.exists() and not output.is_file():
+            raise UsageError(f"{output} is not a regular file: name another file with -o")
+    except OSError as error:
+        raise UsageError(f"{output} cannot be a file: {error.strerror}") from error
+    if output.suffix in (".onnxtxt", ".onnxtext"):
+        raise UsageError(f"{output}: models are written in binary form; choose a name that ends in .onnx")
     if output.exists() and model.exists() and output.samefile(model):
         raise UsageError(f"{output} is the input, which is never touched: name another file with -o")
     if not output.parent.is_dir():
@@ -192,7 +206,7 @@ def convert(
     """Rewrite the norms of MODEL, prove and check the result, and write it if it is as good as the original."""
     from normswap import terminal
 
-    destination = _destination(model, output or model.with_suffix("." + ".".join((*targets, "onnx"))))
+    destination = _destination(model, output or _beside(model, targets))
     with terminal.progress("reading the model") as progress:
         conversion = normswap.convert(
             model,

@@ -17,11 +17,13 @@ import onnx_ir as ir
 
 from normswap import spelling
 from normswap.emit import NotFinite
+from normswap.errors import UsageError
 from normswap.ledger import Inventory, Refusal, Rewrite
 from normswap.norm import Norm
 from normswap.reference import Floats
 from normswap.session import Session
 from normswap.targets import TARGETS, Selection, Target
+from normswap.views import label, operator_kind
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,20 @@ def apply_target(name: str, model: ir.Model, options: Options) -> Applied:
     trial = Session.of(model, options.changeable, proving=False)
     before = inventory(model, trial.norms)
     sites = _sites(trial.norms, target, options)
-    selection = target.choose(trial, sites)
-    unchanged = Applied(model, before, before, (), tuple(trial.refused), len(sites))
+    try:
+        selection = target.choose(trial, sites)
+    except NotFinite as error:
+        return Applied(model, before, before, (), _not_finite(sites, error), len(sites))
+    unread = _unread(trial, target)
+    trial.refused += unread
+    unchanged = Applied(model, before, before, (), tuple(trial.refused), len(sites) + len(unread))
     if not selection.centers:
         return unchanged
     options.progress(f"{name}: moving and proving {len(selection.centers)} norms")
     try:
         session, spelled = _run(target, model, selection, options)
     except NotFinite as error:
-        refused = (Refusal(site, "not-finite", str(error)) for site in sorted(selection.centers))
-        return Applied(model, before, before, (), (*trial.refused, *refused), len(sites))
+        return Applied(model, before, before, (), (*trial.refused, *_not_finite(selection.centers, error)), len(sites))
     if not session.rewrites:
         return Applied(model, before, before, (), (*trial.refused, *session.refused), len(sites))
     return Applied(
@@ -85,6 +91,19 @@ def apply_target(name: str, model: ir.Model, options: Options) -> Applied:
         len(sites),
         session.unrounded(),
     )
+
+
+def _unread(trial: Session, target: Target) -> list[Refusal]:
+    """Norm operators of the target's kind that could not be read: refused, not passed over in silence."""
+    return [
+        Refusal(label(item.node), item.reason_id, item.reason)
+        for item in trial.unrecognized
+        if operator_kind(item.node) == target.kind
+    ]
+
+
+def _not_finite(sites: Iterable[str], error: NotFinite) -> tuple[Refusal, ...]:
+    return tuple(Refusal(site, "not-finite", str(error)) for site in sorted(sites))
 
 
 def _run(target: Target, model: ir.Model, selection: Selection, options: Options) -> tuple[Session, list[Rewrite]]:
@@ -99,7 +118,14 @@ def _run(target: Target, model: ir.Model, selection: Selection, options: Options
 
 
 def _sites(norms: Sequence[Norm], target: Target, options: Options) -> frozenset[str]:
-    """The output names of the norms that the target is about and that the patterns select."""
+    """The output names of the norms that the target is about and that the patterns select.
+
+    Raises `UsageError` for a pattern that matches no norm: most likely a slip of the pen.
+    """
+    names = [norm.name for norm in norms]
+    for pattern in (*options.only, *options.exclude):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"no norm is called `{pattern}`; `normswap inspect` lists their names")
 
     def wanted(name: str) -> bool:
         included = not options.only or any(fnmatchcase(name, pattern) for pattern in options.only)

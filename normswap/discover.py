@@ -6,6 +6,7 @@ and who must keep reading the old form, is recorded with its reason: it limits t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -156,15 +157,20 @@ def _retract(found: Discovery) -> None:
         changed = False
         for node, step in list(found.steps.items()):
             wanted = [(node.inputs[index], a_map) for index, a_map in step.inputs.items()]
-            made = [(node.outputs[position], a_map) for position, a_map in step.outputs.items()]
+            made = [(value, step.outputs.get(position)) for position, value in enumerate(node.outputs)]
             for value, a_map in [*wanted, *made]:
                 label = found.labels.get(given(value))
-                if label is None or not maps.same(label, a_map):
+                if not _agree(label, a_map):
                     del found.steps[node]
                     for output in node.outputs:
                         found.blocked.setdefault(output, Blocked("coarser-groups", f"{node.op_type} `{node.name}`"))
                     changed = True
                     break
+
+
+def _agree(label: Map | None, a_map: Map | None) -> bool:
+    """Whether a value is labelled with what a step wants or makes; None is the identity."""
+    return label is a_map if label is None or a_map is None else maps.same(label, a_map)
 
 
 def discover_push(scene: Scene, goals: Sequence[Goal]) -> Discovery:
@@ -257,12 +263,12 @@ def is_invariant(scene: Scene, node: ir.Node, index: int, value: ir.Value, a_map
 
 
 def center_of(norm: Norm, facts: Facts) -> Map | None:
-    """The Center of a norm as a map on its input; None where it has none, or a size is not static."""
+    """The Center of a norm as a map on its input; None where it has none, or its size is 1 or not static."""
     dims = facts.dims(norm.input)
     if not norm.parts.center or dims is None:
         return None
     sizes = {axis: dims[axis] for axis in norm.axes}
-    if any(size is None for size in sizes.values()):
+    if any(size is None for size in sizes.values()) or norm.size == 1:
         return None
     return maps.centering(len(dims), {axis: int(size or 0) for axis, size in sizes.items()})
 
@@ -271,3 +277,21 @@ def given(value: ir.Value | None) -> ir.Value:
     """An input that a step names, which is there."""
     assert value is not None
     return value
+
+
+def outwards(found: Discovery, start: ir.Value) -> Iterator[ir.Value]:
+    """Labelled values in order of their distance from `start`, across the operators that could move."""
+    seen, queue = {start}, deque([start])
+    while queue:
+        value = queue.popleft()
+        yield value
+        nodes = [value.producer(), *(use.node for use in value.uses())]
+        for node in nodes:
+            step = found.steps.get(node) if node is not None else None
+            if node is None or step is None:
+                continue
+            near = [node.inputs[index] for index in step.inputs] + [node.outputs[index] for index in step.outputs]
+            for other in near:
+                if other is not None and other not in seen and other in found.labels:
+                    seen.add(other)
+                    queue.append(other)

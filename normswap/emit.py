@@ -66,7 +66,8 @@ class Emitter:
     def constant(self, name: str, base: ir.Value | Shape, a_map: Map, dtype: ir.DataType) -> ir.Value:
         """An initializer: `a_map` applied to `base` (a shape: zeros), in float64, rounded once to `dtype`.
 
-        Raises `NotFinite` where a small one does not fit into `dtype`; a large one raises it when it is written.
+        Raises `NotFinite` where it does not fit into `dtype`; a large one of a wide type, which hardly can, raises it
+        when it is written.
         """
         facts = self.facts
         value = ir.Value(name=self.name(name), type=ir.TensorType(dtype))
@@ -79,6 +80,8 @@ class Emitter:
 
         missing = a_map.rank - len(shape)
         grows = missing > 0 or any(size == 1 and a_map.varies(axis + missing) for axis, size in enumerate(shape))
+        if self.eager and dtype.bitwidth < ir.DataType.FLOAT.bitwidth:
+            tensor()  # narrow types overflow: find out before the plan is accepted
         if grows or (self.eager and int(np.prod(shape, dtype=np.int64)) <= EAGER):
             value.const_value = tensor()
         else:

@@ -6,6 +6,7 @@ inference, fed with everything that derives from shapes and small constants, so 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -47,11 +48,14 @@ NORM_OPERATORS = frozenset(
 )
 
 
-def bind(inputs: Iterable[ir.Value], small: Sequence[int], spatial: Sequence[int]) -> dict[ir.Value, Shape]:
+def bind(
+    inputs: Iterable[ir.Value], small: Sequence[int], spatial: Sequence[int], *, by_axis: bool = False
+) -> dict[ir.Value, Shape]:
     """Shapes for graph inputs with each free dimension bound to one of the sizes; the same symbol always to the same.
 
     `spatial` sizes go to the third and later dimensions of inputs of rank 4 and more. A symbol that is an expression
-    of others (`past + sequence`) is evaluated. Inputs of unknown rank are left out.
+    of others (`past + sequence`) is evaluated. Inputs of unknown rank are left out. With `by_axis`, free dimensions
+    are the same where their axis is the same, whatever they are called: exporters name equal dimensions differently.
     """
     small_sizes, spatial_sizes = iter(small), iter(spatial)
     sizes: dict[str, int] = {}
@@ -61,13 +65,18 @@ def bind(inputs: Iterable[ir.Value], small: Sequence[int], spatial: Sequence[int
         assert value.shape is not None
         for axis, dim in enumerate(value.shape):
             if not isinstance(dim, int) and not _is_expression(dim):
-                name = _symbol(dim, f"{value.name}:{axis}")
+                name = str(axis) if by_axis else _symbol(dim, f"{value.name}:{axis}")
                 if name not in sizes:
                     is_spatial = len(value.shape) >= 4 and axis >= 2
                     sizes[name] = next(spatial_sizes, spatial[-1]) if is_spatial else next(small_sizes, small[-1])
     for value in known:
         assert value.shape is not None
-        shapes[value] = tuple(_size(dim, f"{value.name}:{axis}", sizes) for axis, dim in enumerate(value.shape))
+        shapes[value] = tuple(
+            sizes[str(axis)]
+            if by_axis and not isinstance(dim, int) and not _is_expression(dim)
+            else _size(dim, f"{value.name}:{axis}", sizes)
+            for axis, dim in enumerate(value.shape)
+        )
     return shapes
 
 
@@ -92,10 +101,11 @@ def _size(dim: int | ir.SymbolicDim, default: str, sizes: Mapping[str, int]) -> 
 def learn(model: ir.Model) -> Facts:
     """All facts that shape inference and constants give; `observe` fills what they leave open."""
     best, fewest = Facts(model), -1
-    for spatial in SPATIAL_SIZES:
+    for by_axis, spatial in itertools.product((False, True), SPATIAL_SIZES):
         facts = Facts(model)
         for binding in range(2):
-            facts.shapes[binding].update(bind(model.graph.inputs, PRIMES[binding], spatial[binding]))
+            shapes = bind(model.graph.inputs, PRIMES[binding], spatial[binding], by_axis=by_axis)
+            facts.shapes[binding].update(shapes)
             walk(facts, model.graph, binding)
         missing = len(unknown(facts))
         if fewest < 0 or missing < fewest:

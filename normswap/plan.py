@@ -133,7 +133,7 @@ def _explicit_price(facts: Facts, value: ir.Value, a_map: Map) -> int | None:
     if a_map.centers:
         whole = all(a_map.group.shape[axis] in (1, dims[axis]) for axis in range(a_map.rank))
         single = bool((a_map.group == a_map.group.flat[0]).all())
-        plain = not (a_map.scales or a_map.shifts)
+        plain = not (a_map.scales or a_map.shifts) and a_map.group.size > 1
         return prices.center(value, facts) if whole and single and plain else None
     return (a_map.scales + a_map.shifts) * prices.elementwise(value, facts)
 

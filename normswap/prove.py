@@ -11,8 +11,9 @@ whole plan, up to rounding. What cannot be executed has failed.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -26,6 +27,7 @@ from normswap.norm import Norm
 from normswap.plan import Plan
 from normswap.reference import Array, Floats
 from normswap.regions import Region
+from normswap.transfer.attention import rows_sum_to_one
 from normswap.transfer.step import Step
 
 # Relative to the operator on absolute values: rounding of float64 sums of a few thousand terms is 1e-13, and a wrong
@@ -39,11 +41,15 @@ MEAN, DEVIATION = 0.75, 1.5
 
 @dataclass(frozen=True, eq=False)
 class Obligation:
-    """One equation: at which node, its largest relative error, and why it failed (empty if it holds)."""
+    """One equation: at which node, its largest relative error, and why it failed (empty if it holds).
+
+    `values` are those that the equation is about.
+    """
 
     node: str
     error: float
     failure: str = ""
+    values: frozenset[ir.Value] = frozenset()
 
     @property
     def holds(self) -> bool:
@@ -63,7 +69,8 @@ def _obligations(scene: Scene, plan: Plan) -> Iterator[Obligation]:
     norms: dict[Norm, None] = {goal.norm: None for goal in plan.goals}
     for value in plan.labels:
         if value.is_graph_output() and value.name not in scene.changeable and value not in plan.explicit:
-            yield Obligation(f"output {value.name}", np.inf, "an output of the model would change")
+            failure = "an output of the model would change"
+            yield Obligation(f"output {value.name}", np.inf, failure, frozenset({value}))
         producer = value.producer()
         if producer is not None and producer not in scene.owners:
             touched[producer] = None
@@ -73,9 +80,20 @@ def _obligations(scene: Scene, plan: Plan) -> Iterator[Obligation]:
             else:
                 touched[use.node] = None
     for node in touched:
-        yield _node_obligation(scene, plan, node)
+        values = frozenset(value for value in (*node.inputs, *node.outputs) if value is not None)
+        check = partial(_check_node, scene.facts, plan, node, plan.steps.get(node))
+        yield _obligation(node.name or node.op_type, values, check)
     for norm in norms:
-        yield _norm_obligation(scene, plan, norm)
+        check = partial(_check_norm, scene.facts, plan, norm)
+        yield _obligation(norm.name, frozenset({norm.input, norm.output}), check)
+
+
+def _obligation(name: str, values: frozenset[ir.Value], check: Callable[[], float]) -> Obligation:
+    try:
+        error = check()
+    except (reference.Unexecutable, maps.Unmappable, KeyError, ValueError, IndexError) as problem:
+        return Obligation(name, np.inf, f"could not be executed: {problem}", values)
+    return Obligation(name, error, "" if error <= TOLERANCE else f"differs by {error:.1e}", values)
 
 
 def _read(plan: Plan, value: ir.Value, *, moved: bool) -> Map | None:
@@ -91,16 +109,6 @@ def _read(plan: Plan, value: ir.Value, *, moved: bool) -> Map | None:
 
 def _generator(name: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(name.encode()))
-
-
-def _node_obligation(scene: Scene, plan: Plan, node: ir.Node) -> Obligation:
-    step = plan.steps.get(node)
-    name = node.name or node.op_type
-    try:
-        error = _check_node(scene.facts, plan, node, step)
-    except (reference.Unexecutable, maps.Unmappable, KeyError, ValueError, IndexError) as problem:
-        return Obligation(name, np.inf, f"could not be executed: {problem}")
-    return Obligation(name, error, "" if error <= TOLERANCE else f"differs by {error:.1e}")
 
 
 def _check_node(facts: Facts, plan: Plan, node: ir.Node, step: Step | None) -> float:
@@ -244,18 +252,41 @@ def _draw(
         return rng.random(shape) < 0.5
     if dtype is not None and not dtype.is_floating_point():
         return rng.integers(0, 2, shape)
-    return rng.normal(MEAN, DEVIATION, shape)
+    drawn = rng.normal(MEAN, DEVIATION, shape)
+    if rows_sum_to_one(value, facts):
+        drawn = np.exp(drawn) / np.exp(drawn).sum(axis=-1, keepdims=True)
+    return drawn
+
+
+# --- explicit maps --------------------------------------------------------------------------------------------------
+
+
+def explicit_error(a_map: Map, value: ir.Value, result: ir.Value, facts: Facts) -> float:
+    """How far the nodes between `value` and `result` are from computing `a_map`, on a probe of the value's rank."""
+    shape = facts.shape(value)
+    if shape is None:
+        return np.inf
+    small = tuple(size if a_map.varies(axis) else min(size, 2 + axis) for axis, size in enumerate(shape))
+    x = _generator(value.name or "").normal(MEAN, DEVIATION, small)
+    known: dict[ir.Value, Array] = {value: x}
+
+    def compute(wanted: ir.Value) -> Array:
+        node = wanted.producer()
+        if wanted not in known and node is not None:
+            inputs = [None if source is None else compute(source) for source in node.inputs]
+            known.update(zip(node.outputs, reference.run(node, inputs, facts.opset(node)), strict=False))
+        if wanted in known:
+            return known[wanted]
+        array = facts.float64(wanted) if wanted in facts.moved else facts.constant(wanted)
+        if array is None:
+            raise KeyError(f"`{wanted.name}` is not a constant")
+        return array
+
+    expected = maps.apply(a_map, x)
+    return relative_error(expected, compute(result), np.abs(x).max(initial=0.0) + np.abs(expected))
 
 
 # --- norms ----------------------------------------------------------------------------------------------------------
-
-
-def _norm_obligation(scene: Scene, plan: Plan, norm: Norm) -> Obligation:
-    try:
-        error = _check_norm(scene.facts, plan, norm)
-    except (reference.Unexecutable, KeyError, ValueError) as problem:
-        return Obligation(norm.name, np.inf, f"could not be executed: {problem}")
-    return Obligation(norm.name, error, "" if error <= TOLERANCE else f"differs by {error:.1e}")
 
 
 def _check_norm(facts: Facts, plan: Plan, norm: Norm) -> float:

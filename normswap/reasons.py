@@ -100,7 +100,13 @@ REASONS: Mapping[str, Reason] = {
     "other-type": Reason("the norm gives out another element type than it takes", "cast around the norm, not within"),
     "not-executable": Reason("the operators around this reduction could not be run on small inputs", "none"),
     "runtime-parameter": Reason("the gain or bias of this norm is not constant", "none"),
-    "widening-parameter": Reason("the gain or bias of this norm has a higher rank than its input", "none"),
+    "widening-parameter": Reason(
+        "the gain or bias of this norm has a higher rank than its input, or fixes one of its free dimensions", "none"
+    ),
+    "local-function": Reason(
+        "the norm is inside a local function, which normswap does not look into yet",
+        "inline the functions first (onnx.inliner.inline_local_functions)",
+    ),
     "statistics-used": Reason("the mean or deviation that this norm also gives out is used", "none"),
 }
 

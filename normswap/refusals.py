@@ -6,12 +6,9 @@ explains more than an operator behind which one explicit map would have been pos
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import onnx_ir as ir
-
-from normswap.discover import Discovery, Foreign, Goal
+from normswap.discover import Foreign, Goal, outwards
 from normswap.ledger import Refusal
 from normswap.plan import Plan
 from normswap.transfer import Blocked
@@ -34,7 +31,7 @@ def explain(plan: Plan, goal: Goal) -> Refusal:
     found = plan.discovery
     blocked: Blocked | None = None
     foreign: Foreign | None = None
-    for value in _outwards(found, goal.value):
+    for value in outwards(found, goal.value):
         if foreign is None and value in found.foreign and value.producer() in found.steps:
             foreign = found.foreign[value][0]
         answer = found.blocked.get(value)
@@ -48,21 +45,3 @@ def explain(plan: Plan, goal: Goal) -> Refusal:
         reason_id, who = "not-worthwhile", ""
     sentence = SENTENCES.get(reason_id, OTHERWISE).format(site=site, who=who)
     return Refusal(goal.norm.name, reason_id, sentence)
-
-
-def _outwards(found: Discovery, start: ir.Value) -> Iterator[ir.Value]:
-    """Labelled values in order of their distance from `start`, across the operators that could move."""
-    seen, queue = {start}, deque([start])
-    while queue:
-        value = queue.popleft()
-        yield value
-        nodes = [value.producer(), *(use.node for use in value.uses())]
-        for node in nodes:
-            step = found.steps.get(node) if node is not None else None
-            if node is None or step is None:
-                continue
-            near = [node.inputs[index] for index in step.inputs] + [node.outputs[index] for index in step.outputs]
-            for other in near:
-                if other is not None and other not in seen and other in found.labels:
-                    seen.add(other)
-                    queue.append(other)

@@ -17,6 +17,7 @@ from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.norm import Norm
 from normswap.plan import Plan
+from normswap.prove import TOLERANCE, explicit_error
 
 
 @dataclass(eq=False)
@@ -49,7 +50,43 @@ def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
     for goal in plan.goals:
         change.norms[goal.norm] = _rebuild(plan, goal, emitter, change)
     _drop_unused(change.constants, facts.model.graph)
+    _audit(plan, change, facts)
     return change
+
+
+class Broken(Exception):
+    """A rewrite that is not what was planned and proved: a bug, found before anything is kept."""
+
+
+def _audit(plan: Plan, change: Change, facts: Facts) -> None:
+    """Whether every explicit map computes what it stands for, and who must read its result does."""
+    for old, inserted in change.inserted.items():
+        value = _now(change, old)  # what a norm gave out may by now come from what is left of the norm
+        error = explicit_error(plan.explicit[old], value, inserted, facts)
+        if not error <= TOLERANCE:
+            raise Broken(f"the explicit map behind `{value.name}` differs by {error:.1e}")
+        slots = [(use.node, use.idx) for use in value.uses()]
+        if plan.direction == "pull":
+            wrong = [node for node, index in slots if index in _moved_inputs(plan, node)]
+        else:
+            own = {node for node, _ in slots if node.outputs[0] in _chain(inserted, value)}
+            wrong = [node for node, index in slots if index not in _moved_inputs(plan, node) and node not in own]
+            if value.is_graph_output():
+                raise Broken(f"an output still delivers `{value.name}`, which moved")
+        if wrong:
+            raise Broken(f"{wrong[0].op_type} `{wrong[0].name}` reads the wrong form of `{value.name}`")
+
+
+def _chain(last: ir.Value, first: ir.Value) -> set[ir.Value]:
+    """The values from `last` back to, and without, `first`."""
+    chain, pending = set(), [last]
+    while pending:
+        value = pending.pop()
+        producer = value.producer()
+        if value is not first and producer is not None and value not in chain:
+            chain.add(value)
+            pending += [source for source in producer.inputs if source is not None and source.const_value is None]
+    return chain
 
 
 def followed(norms: Iterable[Norm], change: Change) -> list[Norm]:
@@ -144,7 +181,9 @@ def _restore(plan: Plan, emitter: Emitter, value: ir.Value, nodes: list[ir.Node]
     name = value.name
     value.name = emitter.name(f"{name}/unmoved")
     restored.name = name
-    outputs = emitter.facts.model.graph.outputs
+    home = nodes[-1].graph
+    assert home is not None
+    outputs = home.outputs
     for index, output in enumerate(outputs):
         if output is value:
             outputs[index] = restored

@@ -6,7 +6,7 @@ and the model stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from normswap import affine, recognize, rewrite
 from normswap.bundles import Bundle, unbundle
-from normswap.discover import Goal, Scene
+from normswap.discover import Goal, Scene, outwards
 from normswap.facts import Facts
 from normswap.learn import learn
 from normswap.ledger import Proof, Refusal, Rewrite
@@ -24,6 +24,7 @@ from normswap.plan import Plan
 from normswap.prove import Obligation, prove
 from normswap.reference import Floats
 from normswap.refusals import explain
+from normswap.views import operator_kind, unrecognized
 
 Planner = Callable[[Scene, Sequence[Goal]], Plan]
 
@@ -57,7 +58,7 @@ class Session:
             list(found.norms),
             affine.residual_scales(copy, known),
             bundles,
-            found.unrecognized,
+            (*found.unrecognized, *_inside_functions(copy)),
             frozenset(changeable),
             proving,
         )
@@ -70,21 +71,26 @@ class Session:
         }
 
 
+def _inside_functions(model: ir.Model) -> Iterator[Unrecognized]:
+    """Norm operators in the bodies of local functions, which are not looked into: they do not go unmentioned."""
+    for function in model.functions.values():
+        for node in function:
+            if operator_kind(node) is not None:
+                yield unrecognized(node, "local-function", f" in function `{function.name}`")
+
+
 def move(session: Session, planner: Planner, goals: Sequence[Goal], rule: str, *, refuse: bool = False) -> Plan:
     """Plan, prove and apply; with `refuse`, goals that did not move are recorded with their reason."""
     if not goals:
         return planner(Scene.of(session.facts, session.norms), ())
     affines = [goal.norm for goal in goals if goal.norm.kind == "Affine"]
     scene = Scene.of(session.facts, [*session.norms, *affines], session.changeable)
-    plan = planner(scene, goals)
-    moved = set(plan.goals)
+    plan, obligations = _proved(session, scene, planner, goals)
+    moved = {goal.norm for goal in plan.goals}
     if refuse:
-        session.refused += [explain(plan, goal) for goal in goals if goal not in moved]
-    obligations = prove(scene, plan) if session.proving else ()
-    failed = [obligation for obligation in obligations if not obligation.holds]
-    if failed:
-        session.refused += [_unproved(goal, failed[0]) for goal in plan.goals]
-        return planner(scene, ())
+        explained = {refusal.site for refusal in session.refused}
+        left = [goal for goal in goals if goal.norm not in moved and goal.norm.name not in explained]
+        session.refused += [explain(plan, goal) for goal in left]
     change = rewrite.apply(plan, session.facts, eager=session.proving)
     session.norms = rewrite.followed(session.norms, change)
     session.scales = rewrite.followed([scale for scale in session.scales if scale not in change.norms], change)
@@ -96,6 +102,27 @@ def move(session: Session, planner: Planner, goals: Sequence[Goal], rule: str, *
             Rewrite(new.name or "", f"{rule}/explicit", True, proof, f"one map after `{value.name}`")
         )
     return plan
+
+
+def _proved(
+    session: Session, scene: Scene, planner: Planner, goals: Sequence[Goal]
+) -> tuple[Plan, tuple[Obligation, ...]]:
+    """A plan all of whose obligations hold: goals that an obligation fails for are dropped, with what they reach."""
+    while True:
+        plan = planner(scene, goals)
+        obligations = prove(scene, plan) if session.proving else ()
+        failed = next((obligation for obligation in obligations if not obligation.holds), None)
+        if failed is None:
+            return plan, obligations
+        reached = [goal for goal in plan.goals if not failed.values.isdisjoint(_reach(plan, goal))]
+        dropped = set(reached or plan.goals)
+        session.refused += [_unproved(goal, failed) for goal in plan.goals if goal in dropped]
+        goals = [goal for goal in goals if goal not in dropped]
+
+
+def _reach(plan: Plan, goal: Goal) -> frozenset[ir.Value]:
+    """All values that the goal has to do with."""
+    return frozenset((goal.norm.input, goal.norm.output, *outwards(plan.discovery, goal.value)))
 
 
 def _unproved(goal: Goal, obligation: Obligation) -> Refusal:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from normswap import maps, prices
 from normswap.discover import Goal, center_of
+from normswap.ledger import Refusal
 from normswap.maps import Map
 from normswap.norm import Kind, Norm
 from normswap.plan import Plan, plan_pull, plan_push
@@ -58,6 +59,15 @@ def center_goals(session: Session, sites: Sites = None) -> list[Goal]:
     return goals
 
 
+def immovable(session: Session, sites: Sites = None) -> list[Refusal]:
+    """LayerNorms whose Center is no map: over one element, or over an axis whose size is not known."""
+    return [
+        Refusal(norm.name, "unknown-shape", f"{norm.kind} `{norm.name}`: the size of its axis is 1 or not known")
+        for norm in session.norms
+        if norm.kind == "LayerNorm" and _selected(norm, sites) and center_of(norm, session.facts) is None
+    ]
+
+
 def _goal(norm: Norm, value: ir.Value, a_map: Map, price: int, remaining: Norm) -> Goal:
     return Goal(norm, value, a_map, price, remaining, norm.output.name or "")
 
@@ -84,6 +94,7 @@ def _run_rmsnorm(session: Session, selection: Selection) -> tuple[Plan, Plan]:
 
 def choose_rmsnorm(trial: Session, sites: Sites) -> Selection:
     """What to move, from a trial run on a session without proofs: norms that convert, and what serves those."""
+    trial.refused += immovable(trial, sites)
     scales, centers = _run_rmsnorm(trial, Selection(None, sites, sites))
     converted = frozenset(goal.site for goal in centers.goals)
     needed = frozenset(goal.site for goal in scales.goals if goal.value.producer() in centers.steps)

@@ -54,7 +54,7 @@ def of_operator(node: ir.Node, kind: Kind, path: str, facts: Facts) -> Norm | Un
         array = None if value is None else facts.constant(value)
         if value is not None and array is None:
             return unrecognized(node, "runtime-parameter", f", input `{value.name}`")
-        if value is not None and array is not None and array.ndim > len(dims):
+        if value is not None and array is not None and not _fits(array.shape, dims):
             return unrecognized(node, "widening-parameter", f", input `{value.name}`")
         parameters.append(None if array is None else Parameter(_squeezed(promote(array).astype(np.float64)), value))
     axes = tuple(range(attribute(node, "axis", -1) % len(dims), len(dims)))
@@ -72,6 +72,12 @@ def of_operator(node: ir.Node, kind: Kind, path: str, facts: Facts) -> Norm | Un
         bias=parameters[1],
         graph=path,
     )
+
+
+def _fits(shape: tuple[int, ...], dims: tuple[int | None, ...]) -> bool:
+    """Whether a parameter of `shape` broadcasts to every value of `dims`, and fixes no free dimension."""
+    lead = len(dims) - len(shape)
+    return lead >= 0 and all(size in (1, dims[lead + axis]) for axis, size in enumerate(shape))
 
 
 def of_region(

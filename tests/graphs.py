@@ -184,7 +184,7 @@ def mapped(a_map: Map, array: Floats) -> Floats:
     """T(array) by its definition, one group after another; `array` broadcasts against the map."""
     shape = np.broadcast_shapes(array.shape, a_map.group.shape, a_map.scale.shape, a_map.offset().shape)
     values = np.broadcast_to(array, shape).astype(np.float64)
-    result = np.broadcast_to(a_map.scale, shape) * values + np.broadcast_to(a_map.offset(), shape)
+    result = np.array(np.broadcast_to(a_map.scale, shape) * values + np.broadcast_to(a_map.offset(), shape))
     for places in groups(a_map, shape):
         mean = np.mean([values[place] for place in places])
         for place in places:

@@ -239,3 +239,122 @@ def test_quantized_weights_stay_quantized():
     result = normswap.convert(model(text), check=False)
     assert [refusal.reason_id for refusal in result.refused] == ["quantized-weights"]
     assert [node.op_type for node in result.model.graph.node] == ["DequantizeLinear", "MatMul", "LayerNormalization"]
+
+
+def test_a_pushed_bias_is_restored_at_the_outputs_of_a_body():
+    """The body of an If delivered the value without its bias: outputs were only looked for in the main graph."""
+    text = """
+    <ir_version: 10, opset_import: ["": 18]>
+    body (double[2,50,6] x, bool c) => (double[2,6] y, double[2,50,3] z)
+    <double[6,6] w, double[6] g, double[6] b, int64[1] i, double[6,3] v, double[3] t>
+    {
+      y, z = If (c) <
+        then_branch = a () => (double[2,6] ty, double[2,50,3] tz) {
+          h = MatMul(x, w)
+          n = LayerNormalization(h, g, b)
+          zero = Constant <value_int = 0> ()
+          ty = Gather <axis = 1> (n, zero)
+          p = MatMul(n, v)
+          tz = Add(p, t)
+        },
+        else_branch = e () => (double[2,6] ey, double[2,50,3] ez) {
+          zero_ = Constant <value_int = 0> ()
+          ey = Gather <axis = 1> (x, zero_)
+          ez = MatMul(x, v)
+        }>
+    }
+    """.replace("int64[1] i, ", "")
+    original = model(text)
+    converted = normswap.convert(original, check=False).model
+    feed = {"x": np.random.default_rng(3).normal(0.5, 2.0, (2, 50, 6)), "c": np.array(True)}
+    for left, right in zip(
+        ReferenceEvaluator(original).run(None, feed), ReferenceEvaluator(converted).run(None, feed), strict=True
+    ):
+        np.testing.assert_allclose(left, right, rtol=1e-10, atol=1e-12)
+
+
+def test_a_norm_over_one_element_is_refused_and_its_axis_not_taken_for_all_of_them():
+    text = """
+    <ir_version: 10, opset_import: ["": 18]>
+    one (double[1,4096,1] x) => (double[1,4096,1] y, double[1,4096,1] z)
+    <double[1] g>
+    {
+      h = Tanh(x)
+      [first] a = LayerNormalization <epsilon = 1.0> (h, g)
+      [second] b = LayerNormalization <epsilon = 0.5> (h, g)
+      y = Neg(a)
+      z = Neg(b)
+    }
+    """
+    result = normswap.convert(model(text), check=False)
+    assert kinds(result.model) == {"LayerNormalization": 2}
+    assert [refusal.reason_id for refusal in result.refused] == ["unknown-shape"] * 2
+
+
+def test_a_gain_of_zeros_is_spelled():
+    proto = model()
+    for tensor in proto.graph.initializer:
+        if tensor.name == "g1":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(6), "g1"))
+    assert_equal(proto, normswap.convert(proto, check=False).model)
+
+
+@pytest.mark.parametrize("overflowing", ["b1", "w0"])
+def test_a_weight_that_would_overflow_its_type_is_refused(overflowing: str):
+    proto = model(BLOCK.replace("double", "float16"))
+    for tensor in proto.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor).copy()
+        if tensor.name == overflowing:
+            array[..., 0], array[..., 1:] = 65000, -65000
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    result = normswap.convert(proto, check=False)
+    assert {refusal.reason_id for refusal in result.refused} == {"not-finite"}
+    assert result.exit_code == 1
+    assert result.model.SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
+
+
+def test_equal_dimensions_with_different_names():
+    text = BLOCK.replace("(double[N,4] x)", "(double[A,4] x, double[B,6] e)").replace(
+        "h0 = Add(p, b0)", "p0 = Add(p, e)  h0 = Add(p0, b0)"
+    )
+    inspection = normswap.inspect(model(text))
+    assert [norm.size for norm in inspection.norms] == [6, 6]
+    assert inspection.unrecognized == ()
+
+
+def test_an_output_without_a_shape():
+    proto = model()
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    result = normswap.convert(proto, check=False).model
+    assert kinds(result) == {"RMSNormalization": 2}
+    assert not result.graph.output[0].type.tensor_type.HasField("shape")
+
+
+def test_both_names_of_the_default_domain_are_raised():
+    proto = model()
+    proto.opset_import.add(domain="ai.onnx", version=18)
+    result = normswap.convert(proto, check=False).model
+    assert {(entry.domain, entry.version) for entry in result.opset_import} == {("", 23), ("ai.onnx", 23)}
+
+
+@pytest.mark.parametrize("selection", [{"only": ["ln_7"]}, {"exclude": ["LN_*"]}])
+def test_a_pattern_that_matches_no_norm_is_a_slip(selection: dict[str, list[str]]):
+    with pytest.raises(normswap.UsageError, match="no norm is called"):
+        normswap.convert(model(), check=False, **selection)
+
+
+def test_a_norm_inside_a_local_function_is_mentioned():
+    proto = model(
+        BLOCK.replace('opset_import: ["": 18]', 'opset_import: ["": 18, "own": 1]').replace(
+            "[ln_2] n2 = LayerNormalization <axis = -1, epsilon = 1e-3> (h1, g2, c2)", "n2 = own.norm(h1, g2)"
+        )
+        + '\n<domain: "own", opset_import: ["": 18]> norm (a, g) => (b) { b = LayerNormalization(a, g) }'
+    )
+    result = normswap.convert(proto, check=False)
+    assert [refusal.reason_id for refusal in result.refused if "norm" in refusal.reason][-1] == "local-function"
+
+
+def test_a_gain_that_fixes_a_free_dimension_is_no_parameter():
+    text = BLOCK.replace("double[6] g1", "double[2,6] g1")
+    result = normswap.convert(model(text), check=False)
+    assert "widening-parameter" in {refusal.reason_id for refusal in result.refused}

@@ -45,6 +45,9 @@ def merge(result: Message, base: Message, ours: Message) -> None:
     if isinstance(result, onnx.GraphProto) and isinstance(base, onnx.GraphProto) and isinstance(ours, onnx.GraphProto):
         _drop_orphans(result, base, ours)
     if isinstance(result, onnx.ModelProto) and isinstance(base, onnx.ModelProto) and isinstance(ours, onnx.ModelProto):
+        versions = {protos.plain_domain(entry.domain): entry.version for entry in ours.opset_import}
+        for entry in result.opset_import:  # "" and "ai.onnx", two names of one domain, may both be there
+            entry.version = versions.get(protos.plain_domain(entry.domain), entry.version)
         gone = defined_names(base.graph) - defined_names(ours.graph)
         if any(entry.key in gone for training in result.training_info for entry in _bindings(training)):
             result.ClearField("training_info")  # it trains weights that are no more

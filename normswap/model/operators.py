@@ -43,6 +43,9 @@ def check(model: onnx.ModelProto) -> None:
             for sparse in scope.sparse_initializer:
                 scope.initializer.add(name=sparse.values.name, data_type=sparse.values.data_type, dims=[0])
             del scope.sparse_initializer[:]
+    for output in copy.graph.output:  # one without a shape is fine for onnxruntime and for us
+        if output.type.HasField("tensor_type") and not output.type.tensor_type.HasField("shape"):
+            output.type.tensor_type.shape.SetInParent()
     for tensor, _ in protos.tensors(copy):
         if wire.token_index(tensor.raw_data) is not None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             _empty(tensor)

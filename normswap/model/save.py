@@ -35,7 +35,7 @@ def save(document: Document, model: ir.Model, path: str | os.PathLike[str]) -> N
         WriteError: if it could not be written; the input and any older output are intact, and nothing is left behind.
         InputRefused: if a file of the input was changed since it was opened.
     """
-    target = Path(path).absolute()
+    target = Path(path).resolve()  # a link is followed, and stays one
     data_target = target.with_name(target.name + layout.DATA_SUFFIX)
     for storage in document.envelope.storages:
         storage.check_unchanged()

@@ -85,8 +85,10 @@ def relative(array: Array, truth: Array) -> float:
         return float("inf")
     if not truth.size:
         return float("inf")
-    largest = float(np.abs(truth).max())
-    return float(np.abs(np.subtract(array, truth)).max()) / largest if largest else float("inf")
+    largest, difference = float(np.abs(truth).max()), float(np.abs(np.subtract(array, truth)).max())
+    if not difference:
+        return 0.0
+    return difference / largest if largest else float("inf")
 
 
 def probe_shapes(match: Match, inputs: Sequence[ir.Value], facts: Facts) -> dict[ir.Value, tuple[int, ...]]:

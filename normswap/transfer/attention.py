@@ -32,7 +32,7 @@ def product(request: Request) -> Step | Blocked:
     index = 1 if request.at == 1 or (request.pulls and only_along(a_map, [columns])) else 0
     if not only_along(a_map, [columns if index == 1 else rows]):
         return Blocked("unknown-operator", "a product of two activations, along an axis that is summed over")
-    if a_map.shifts and not (index == 1 and _rows_sum_to_one(request.value(0), request.facts)):
+    if a_map.shifts and not (index == 1 and rows_sum_to_one(request.value(0), request.facts)):
         return Blocked("no-bias", "a product of two activations, which has no bias to shift")
     if request.pulls:
         fitted = fit(a_map, right if index == 1 else left)
@@ -41,14 +41,15 @@ def product(request: Request) -> Step | Blocked:
     return Step(inputs={index: a_map}, outputs={0: out})
 
 
-def _rows_sum_to_one(value: ir.Value | None, facts: Facts) -> bool:
+def rows_sum_to_one(value: ir.Value | None, facts: Facts) -> bool:
+    """Whether `value` is what a Softmax gives out along the last axis, so that weighted sums keep a shift."""
     while value is not None and (node := value.producer()) is not None:
         if node.op_type == "Softmax":
             dims = facts.dims(node.outputs[0])
             default = -1 if facts.opset(node) >= 13 else 1
             return dims is not None and attribute(node, "axis", default) % len(dims) == len(dims) - 1
-        if node.op_type not in TRANSPARENT:
-            return False
+        if node.op_type not in TRANSPARENT or (node.op_type == "Dropout" and len(node.inputs) > 2):
+            return False  # a Dropout that is told its mode may be in training
         value = node.inputs[0]
     return False
 
