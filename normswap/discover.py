@@ -229,6 +229,9 @@ def _named(scene: Scene, value: ir.Value, reader: ir.Node) -> Foreign:
     node, seen = reader, {reader}
     while node.op_type in STREAM and node not in scene.owners and node.graph is _graph_of(value):
         output = node.outputs[0]
+        dtype = scene.facts.dtype(output)
+        if dtype is not None and not dtype.is_floating_point():
+            break
         if output.is_graph_output():
             return Foreign(value, "graph-output", f"the output `{output.name}`")
         following = next((use.node for use in output.uses() if use.node not in seen), None)

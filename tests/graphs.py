@@ -41,7 +41,7 @@ def drawn(name: str, shape: Sequence[int], scale: float = 1.0) -> Floats:
     return np.asarray(scale * random.normal(mean, 1.0, tuple(shape)))
 
 
-def parsed(text: str, opset: int = 17, ir_version: int = 8) -> onnx.ModelProto:
+def parsed(text: str, opset: int = 17, ir_version: int = 8, *, weights_are_inputs: bool = False) -> onnx.ModelProto:
     """The model of a text without its header; what it declares but neither computes nor gives becomes an initializer."""
     model = onnx.parser.parse_model(HEADER.format(ir_version=ir_version, opset=opset) + text)
     computed = {output for node in model.graph.node for output in node.output}
@@ -52,6 +52,8 @@ def parsed(text: str, opset: int = 17, ir_version: int = 8) -> onnx.ModelProto:
             array = drawn(declared.name, shape).astype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
             model.graph.initializer.append(onnx.numpy_helper.from_array(array, declared.name))
     del model.graph.value_info[:]
+    for tensor in model.graph.initializer if weights_are_inputs else ():
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     onnx.checker.check_model(model)
     return model
 

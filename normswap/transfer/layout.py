@@ -63,7 +63,9 @@ def _carried(request: Request, indices: tuple[int, ...]) -> Step | Blocked:
         if request.pulls and position == request.output:
             outputs[position] = request.map
         elif facts.rank(output) is not None:
-            outputs[position] = carry.push(wanted, [per_output[position] for per_output in sources])
+            carried = carry.push(wanted, [per_output[position] for per_output in sources])
+            if not carried.is_identity:
+                outputs[position] = carried
     split = labels(request, dict(zip(indices, wanted, strict=True)))
     if isinstance(split, Blocked):
         return split

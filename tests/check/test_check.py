@@ -434,3 +434,16 @@ def test_test_data_set_with_expected_outputs(build, tmp_path):
     assert any(
         "does not reproduce the output `y`" in w for w in check(model, model, quick=True, inputs=folder).warnings
     )
+
+
+def test_an_omitted_last_input_does_not_crash_the_optimizer():
+    """onnxruntime 1.32 with its optimizations on takes the process down on such a node."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["": 18]>
+        omitted (float[N,8] x) => (float[N,8] y)
+        <float[8] g = {1, 2, 3, 4, 5, 6, 7, 8}> { h = Tanh(x)  y = LayerNormalization(h, g, ) }
+        """
+    )
+    proto.graph.node[1].input[:] = ["h", "g", ""]
+    assert check(proto, proto, quick=True).verdict == "pass"
