@@ -7,74 +7,16 @@ and who must keep reading the old form, is recorded with its reason: it limits t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import onnx_ir as ir
 
 from normswap import maps
-from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.norm import Norm
+from normswap.scene import Direction, Foreign, Goal, Scene, center_of
 from normswap.transfer import DATA_INPUTS, Blocked, Request, Step, transfer
-
-Direction = Literal["pull", "push"]
-
-
-@dataclass(frozen=True, eq=False)
-class Goal:
-    """A part of a norm that wants to move: the map, the value it is pulled onto or pushed off, and what that saves.
-
-    `remaining` is the norm without the part. `site` is the name of the norm's output, which no rewrite changes.
-    """
-
-    norm: Norm
-    value: ir.Value
-    map: Map
-    price: int
-    remaining: Norm
-    site: str
-
-
-@dataclass(frozen=True, eq=False)
-class Foreign:
-    """A reader that keeps a value in its old form."""
-
-    value: ir.Value
-    reason_id: str
-    reader: str
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """What the planner looks at: the facts, every norm in the model, and outputs that may change."""
-
-    facts: Facts
-    norms: Sequence[Norm]
-    changeable: frozenset[str] = frozenset()
-    owners: Mapping[ir.Node, Norm] = field(default_factory=dict)
-
-    @staticmethod
-    def of(facts: Facts, norms: Sequence[Norm], changeable: Iterable[str] = ()) -> Scene:
-        """The scene, with every node that belongs to a norm's region alone mapped to that norm."""
-        owners: dict[ir.Node, Norm] = {}
-        for norm in norms:
-            owners.update(dict.fromkeys(private_nodes(norm), norm))
-        return Scene(facts, norms, frozenset(changeable), owners)
-
-
-def private_nodes(norm: Norm) -> frozenset[ir.Node]:
-    """The nodes of a norm's region that serve nothing else: removed together with it."""
-    private: set[ir.Node] = set()
-    for node in reversed(norm.nodes):
-        alone = all(
-            value is norm.output or (not value.is_graph_output() and all(use.node in private for use in value.uses()))
-            for value in node.outputs
-        )
-        if alone:
-            private.add(node)
-    return frozenset(private)
 
 
 @dataclass(eq=False)
@@ -263,17 +205,6 @@ def is_invariant(scene: Scene, node: ir.Node, index: int, value: ir.Value, a_map
         return value is norm.input and center is not None and maps.same(center, a_map)
     answer = transfer(Request(node, a_map, index, scene.facts))
     return isinstance(answer, Step) and not answer.outputs and not answer.constants
-
-
-def center_of(norm: Norm, facts: Facts) -> Map | None:
-    """The Center of a norm as a map on its input; None where it has none, or its size is 1 or not static."""
-    dims = facts.dims(norm.input)
-    if not norm.parts.center or dims is None:
-        return None
-    sizes = {axis: dims[axis] for axis in norm.axes}
-    if any(size is None for size in sizes.values()) or norm.size == 1:
-        return None
-    return maps.centering(len(dims), {axis: int(size or 0) for axis, size in sizes.items()})
 
 
 def given(value: ir.Value | None) -> ir.Value:

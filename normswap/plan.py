@@ -15,19 +15,10 @@ import onnx_ir as ir
 
 from normswap import maps, prices
 from normswap.cut import Choices
-from normswap.discover import (
-    Direction,
-    Discovery,
-    Goal,
-    Scene,
-    discover_pull,
-    discover_push,
-    given,
-    goal_reading,
-    is_invariant,
-)
+from normswap.discover import Discovery, discover_pull, discover_push, given, goal_reading, is_invariant
 from normswap.facts import Facts
 from normswap.maps import Map
+from normswap.scene import Direction, Goal, Scene
 from normswap.transfer import Step
 
 

@@ -10,8 +10,7 @@ whole plan, up to rounding. What cannot be executed has failed.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,23 +19,19 @@ import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
 from normswap import maps, probes, reference
-from normswap.discover import Scene
+from normswap.drawing import DEVIATION, MEAN, Drawing, generator
 from normswap.facts import Facts
-from normswap.maps import Integers, Map
+from normswap.maps import Map
 from normswap.norm import Norm
 from normswap.plan import Plan
 from normswap.reference import Array, Floats
 from normswap.regions import Region
-from normswap.transfer.attention import rows_sum_to_one
+from normswap.scene import Scene
 from normswap.transfer.step import Step
 
 # Relative to the operator on absolute values: rounding of float64 sums of a few thousand terms is 1e-13, and a wrong
 # map is wrong by far more (MATH.md §11).
 TOLERANCE = 1e-9
-# How many positions are kept of an axis that the map does not look at and that may be cut.
-CUT = 16
-# Activations are normal with this mean and deviation: a missing Center shows, and nothing cancels.
-MEAN, DEVIATION = 0.75, 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,32 +102,25 @@ def _read(plan: Plan, value: ir.Value, *, moved: bool) -> Map | None:
     return plan.labels.get(value)
 
 
-def _generator(name: str) -> np.random.Generator:
-    return np.random.default_rng(zlib.crc32(name.encode()))
-
-
 def _check_node(facts: Facts, plan: Plan, node: ir.Node, step: Step | None) -> float:
-    rng = _generator(node.name or node.op_type)
-    cuts = _cuts(facts, node, step or Step(), rng)
+    drawing = Drawing.of(facts, node, step or Step())
     old: list[Array | None] = []
     new: list[Array | None] = []
     for index, value in enumerate(node.inputs):
-        if value is None:
-            old.append(None)
-            new.append(None)
-            continue
-        cut = cuts.get(index, {})
+        before: Array | None = None
+        after: Array | None = None
         if step is not None and index in step.constants:
-            array = facts.float64(value, cut)
-            old.append(array)
-            new.append(maps.apply(_cut_map(step.constants[index], cut, array.ndim), array))
-            continue
-        drawn = _draw(facts, node, step or Step(), index, cut, cuts, rng)
-        moved = step is not None and index in step.inputs
-        label = _read(plan, value, moved=moved)
-        mapped = drawn if label is None else maps.apply(_cut_map(label, cut, drawn.ndim), drawn.astype(np.float64))
-        old.append(drawn if plan.direction == "pull" else mapped)
-        new.append(mapped if plan.direction == "pull" else drawn)
+            constant = drawing.constant(index)
+            before, after = constant, maps.apply(drawing.cut_map(step.constants[index], index, constant.ndim), constant)
+        elif value is not None:
+            drawn = drawing.draw(index)
+            label = _read(plan, value, moved=step is not None and index in step.inputs)
+            mapped = drawn
+            if label is not None:
+                mapped = maps.apply(drawing.cut_map(label, index, drawn.ndim), drawn.astype(np.float64))
+            before, after = (drawn, mapped) if plan.direction == "pull" else (mapped, drawn)
+        old.append(before)
+        new.append(after)
     for index, shape in (step.created if step is not None else {}).items():
         assert step is not None
         new += [None] * (index + 1 - len(new))
@@ -185,79 +173,6 @@ def _size_of(label: Map, scale: Floats) -> Floats:
     return result
 
 
-# --- probes ---------------------------------------------------------------------------------------------------------
-
-
-def _cuts(facts: Facts, node: ir.Node, step: Step, rng: np.random.Generator) -> dict[int, dict[int, Integers]]:
-    """Per input: the positions kept along each axis that may be cut, the same for axes that belong together."""
-    result: dict[int, dict[int, Integers]] = {}
-    for together in step.cut:
-        sizes = set()
-        for along in together:
-            value = node.outputs[along.index] if along.output else node.inputs[along.index]
-            shape = None if value is None else facts.shape(value)
-            if shape is None:
-                raise ValueError(f"the shape of input {along.index} is not known")
-            sizes.add(shape[along.axis])
-        size = max(sizes)
-        if len(sizes) > 1 or size <= CUT:
-            continue
-        kept = np.sort(rng.choice(size, CUT, replace=False)).astype(np.int64)
-        for along in together:
-            if along.output:
-                continue
-            rank = len(facts.shape(node.inputs[along.index]) or ())  # type: ignore[arg-type]
-            result.setdefault(along.index, {})[along.axis % rank] = kept
-    return result
-
-
-def _cut_map(a_map: Map, cut: Mapping[int, Integers], rank: int) -> Map:
-    for axis, kept in cut.items():
-        a_map = maps.restricted(a_map, axis + a_map.rank - rank, kept)
-    return a_map
-
-
-def _draw(
-    facts: Facts,
-    node: ir.Node,
-    step: Step,
-    index: int,
-    cut: Mapping[int, Integers],
-    cuts: Mapping[int, Mapping[int, Integers]],
-    rng: np.random.Generator,
-) -> Array:
-    """A probe for input `index`: its own value where it is constant or follows from shapes, else random numbers."""
-    value = node.inputs[index]
-    assert value is not None
-    if facts.is_constant(value):
-        dtype = facts.dtype(value)
-        if dtype is None or dtype.is_floating_point():
-            return facts.float64(value, cut)
-    derived = None if index in step.indices else facts.derived(value)
-    if derived is not None:
-        return derived
-    shape = step.probes.get(index, facts.shape(value))
-    if shape is None:
-        raise ValueError(f"the shape of `{value.name}` is not known")
-    shape = tuple(len(cut[axis]) if axis in cut else size for axis, size in enumerate(shape))
-    if index in step.indices:
-        target = step.indices[index]
-        table = node.inputs[target.index]
-        assert table is not None
-        size = (facts.shape(table) or (1,))[target.axis]
-        kept = cuts.get(target.index, {}).get(target.axis)
-        return rng.integers(0, size if kept is None else len(kept), shape)
-    dtype = facts.dtype(value)
-    if dtype is not None and dtype == ir.DataType.BOOL:
-        return rng.random(shape) < 0.5
-    if dtype is not None and not dtype.is_floating_point():
-        return rng.integers(0, 2, shape)
-    drawn = rng.normal(MEAN, DEVIATION, shape)
-    if rows_sum_to_one(value, facts):
-        drawn = np.exp(drawn) / np.exp(drawn).sum(axis=-1, keepdims=True)
-    return drawn
-
-
 # --- explicit maps --------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +182,7 @@ def explicit_error(a_map: Map, value: ir.Value, result: ir.Value, facts: Facts) 
     if shape is None:
         return np.inf
     small = tuple(size if a_map.varies(axis) else min(size, 2 + axis) for axis, size in enumerate(shape))
-    x = _generator(value.name or "").normal(MEAN, DEVIATION, small)
+    x = generator(value.name or "").normal(MEAN, DEVIATION, small)
     known: dict[ir.Value, Array] = {value: x}
 
     def compute(wanted: ir.Value) -> Array:
@@ -294,7 +209,7 @@ def _check_norm(facts: Facts, plan: Plan, norm: Norm) -> float:
     settings = probes.settings(_region(norm), facts, (0,))
     if settings is None:
         raise ValueError("the region does not run")
-    x = _generator(norm.name).normal(MEAN, DEVIATION, settings[0].shape)
+    x = generator(norm.name).normal(MEAN, DEVIATION, settings[0].shape)
     goal = next((goal for goal in plan.goals if goal.norm is norm), None)
     label = _read(plan, norm.input, moved=goal is not None)
     seen = x if label is None else maps.apply(label, x)

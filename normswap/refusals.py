@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from normswap.discover import Foreign, Goal, outwards
+from normswap.discover import outwards
 from normswap.ledger import Refusal
 from normswap.plan import Plan
+from normswap.scene import Foreign, Goal
 from normswap.transfer import Blocked
 
 SENTENCES: Mapping[str, str] = {

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from normswap.discover import Goal
 from normswap.emit import DOMAIN, Emitter, canonical, explicit
 from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.norm import Norm
 from normswap.plan import Plan
 from normswap.prove import TOLERANCE, explicit_error
+from normswap.scene import Goal
 
 
 @dataclass(eq=False)
@@ -28,6 +28,7 @@ class Change:
     values: dict[ir.Value, ir.Value] = field(default_factory=dict)
     constants: dict[ir.Value, ir.Value] = field(default_factory=dict)
     inserted: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    restored: dict[ir.Value, ir.Value] = field(default_factory=dict)  # push: what stands for the old form, to be read
 
 
 def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
@@ -46,6 +47,7 @@ def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
         if plan.direction == "pull":
             _redirect(plan, value, nodes[-1].outputs[0])
         else:
+            change.restored[value] = nodes[-1].outputs[0]
             _restore(plan, emitter, value, nodes)
     for goal in plan.goals:
         change.norms[goal.norm] = _rebuild(plan, goal, emitter, change)
@@ -92,12 +94,19 @@ def _chain(last: ir.Value, first: ir.Value) -> set[ir.Value]:
 def followed(norms: Iterable[Norm], change: Change) -> list[Norm]:
     """The norms after `change`: those that lost a part replaced, the others reading the values that are there now."""
     result = [change.norms.get(norm, norm) for norm in norms]
-    return [replace(norm, input=_now(change, norm.input), output=_now(change, norm.output)) for norm in result]
+    return [replace(norm, input=_read(change, norm.input), output=_now(change, norm.output)) for norm in result]
 
 
 def _now(change: Change, value: ir.Value) -> ir.Value:
     while value in change.values:
         value = change.values[value]
+    return value
+
+
+def _read(change: Change, value: ir.Value) -> ir.Value:
+    """What stands for `value` where it is read in its old form."""
+    while value in change.restored or value in change.values:
+        value = change.restored[value] if value in change.restored else change.values[value]
     return value
 
 
@@ -174,9 +183,9 @@ def _redirect(plan: Plan, value: ir.Value, changed: ir.Value) -> None:
 
 def _restore(plan: Plan, emitter: Emitter, value: ir.Value, nodes: list[ir.Node]) -> None:
     """push: `value` is now made in changed form; everybody who is not moved reads the restored one, by its old name."""
-    restored, first = nodes[-1].outputs[0], nodes[0]
+    restored, own = nodes[-1].outputs[0], set(nodes)
     for use in list(value.uses()):
-        if use.node is not first and use.idx not in _moved_inputs(plan, use.node):
+        if use.node not in own and use.idx not in _moved_inputs(plan, use.node):
             use.node.replace_input_with(use.idx, restored)
     name = value.name
     value.name = emitter.name(f"{name}/unmoved")
@@ -205,7 +214,7 @@ def _insert_after(value: ir.Value, nodes: list[ir.Node]) -> None:
 def _rebuild(plan: Plan, goal: Goal, emitter: Emitter, change: Change) -> Norm:
     """Replace the norm's region by what remains of it; its output and its last node keep their names."""
     norm, remaining = goal.norm, goal.remaining
-    source = _now(change, norm.input)
+    source = _read(change, norm.input)
     if plan.direction == "pull":
         source = change.inserted.get(goal.value, source)
     anchor = norm.nodes[-1]

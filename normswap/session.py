@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from normswap import affine, recognize, rewrite
 from normswap.bundles import Bundle, unbundle
-from normswap.discover import Goal, Scene, outwards
+from normswap.discover import outwards
 from normswap.facts import Facts
 from normswap.learn import learn
 from normswap.ledger import Proof, Refusal, Rewrite
@@ -24,6 +24,7 @@ from normswap.plan import Plan
 from normswap.prove import Obligation, prove
 from normswap.reference import Floats
 from normswap.refusals import explain
+from normswap.scene import Goal, Scene
 from normswap.views import operator_kind, unrecognized
 
 Planner = Callable[[Scene, Sequence[Goal]], Plan]

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from normswap import maps, prices
-from normswap.discover import Goal, center_of
 from normswap.ledger import Refusal
 from normswap.maps import Map
 from normswap.norm import Kind, Norm
 from normswap.plan import Plan, plan_pull, plan_push
+from normswap.scene import Goal, center_of
 from normswap.session import Session, move
 
 Sites = Collection[str] | None  # names of output values; None: all

@@ -49,7 +49,9 @@ def parsed(text: str, opset: int = 17, ir_version: int = 8, *, weights_are_input
         kind = declared.type.tensor_type
         if declared.name not in computed:
             shape = [dim.dim_value for dim in kind.shape.dim]
-            array = drawn(declared.name, shape).astype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            numbers = drawn(declared.name, shape)
+            array = numbers > 0 if dtype == np.bool_ else numbers.astype(dtype)
             model.graph.initializer.append(onnx.numpy_helper.from_array(array, declared.name))
     del model.graph.value_info[:]
     for tensor in model.graph.initializer if weights_are_inputs else ():

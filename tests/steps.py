@@ -13,10 +13,11 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from normswap import maps
-from normswap.discover import Discovery, Scene
+from normswap.discover import Discovery
 from normswap.maps import Map
 from normswap.plan import Plan
 from normswap.prove import Obligation, prove
+from normswap.scene import Scene
 from normswap.transfer import Blocked, Request, Step, transfer
 from tests.graphs import AGREEMENT, Array, Floats, Scenario, drawn, feeds, mapped, parsed, scenario
 

@@ -23,7 +23,8 @@ def sources(layout: Layout, shapes: Sequence[tuple[int, ...]]) -> Sources:
     """The layout run on element numbers, as the transfer does it."""
     starts = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)])
     numbers = [
-        np.arange(start, start + int(np.prod(shape))).reshape(shape) for start, shape in zip(starts, shapes, strict=False)
+        np.arange(start, start + int(np.prod(shape))).reshape(shape)
+        for start, shape in zip(starts, shapes, strict=False)
     ]
     return Sources(tuple(shapes), np.asarray(layout(numbers), dtype=np.int64))
 

@@ -311,8 +311,12 @@ def read_by(reader: str, declared: str = "", kind: str = "double[B,5,8] z") -> C
     ("reader", "declared", "kind"),
     [
         ("z = MatMul(x1, side)", "double[8,8] side", "double[B,5,8] z"),
-        ("square = Mul(x1, x1)\n mean = ReduceMean<axes = [-1]>(square)\n shifted = Add(mean, tiny)\n"
-         "root = Sqrt(shifted)\n scaled = Div(x1, root)\n z = Mul(scaled, g)", "double tiny = {0.00001}", "double[B,5,8] z"),
+        (
+            "square = Mul(x1, x1)\n mean = ReduceMean<axes = [-1]>(square)\n shifted = Add(mean, tiny)\n"
+            "root = Sqrt(shifted)\n scaled = Div(x1, root)\n z = Mul(scaled, g)",
+            "double tiny = {0.00001}",
+            "double[B,5,8] z",
+        ),
         ("z = Tanh(x1)", "", "double[B,5,8] z"),
         ("z = ReduceMean<axes = [-1]>(x1)", "", "double[B,5,1] z"),
         ("z = Softmax<axis = 1>(x2)", "", "double[B,5,8] z"),
@@ -428,7 +432,9 @@ def test_a_tie_does_not_move() -> None:
 
 
 def test_an_input_is_centered_once_for_the_whole_stream() -> None:
-    text = transformer(start="x0 = Identity(embeds)", inputs="main (double[B,5,8] embeds) => (double[B,5,9] y)", more="")
+    text = transformer(
+        start="x0 = Identity(embeds)", inputs="main (double[B,5,8] embeds) => (double[B,5,9] y)", more=""
+    )
     result = converted(parsed(text))
     assert counts(result) == (3, 1)
 
@@ -589,4 +595,6 @@ def test_up_to_ir_version_3_the_initializers_among_the_inputs_are_constants() ->
     result = converted(model)
     assert counts(result) == (3, 0)
     assert isinstance(result.model, onnx.ModelProto)
-    assert {tensor.name for tensor in result.model.graph.initializer} <= {value.name for value in result.model.graph.input}
+    assert {tensor.name for tensor in result.model.graph.initializer} <= {
+        value.name for value in result.model.graph.input
+    }

@@ -46,7 +46,12 @@ BLOCKS = {
     "MatMul pull shift through rows of another sum": (Case(attention("q = Mul(p, mask)"), shift(4, 3, 8)), "no-bias"),
     "MatMul pull shift through a softmax over columns": (Case(attention(axis=2), shift(4, 3, 8)), "no-bias"),
     "MatMul pull shift through a dropout that may train": (
-        Case(attention("q = Dropout(p, ratio, train)").replace("(double[B,2,S,T] a", "(double ratio, bool train, double[B,2,S,T] a"), shift(4, 3, 8)),
+        Case(
+            attention("q = Dropout(p, ratio, train)").replace(
+                "(double[B,2,S,T] a", "(double ratio, bool train, double[B,2,S,T] a"
+            ),
+            shift(4, 3, 8),
+        ),
         "no-bias",
     ),
     "MatMul push along what is summed": (Case(product("B,2,S,6", "B,2,6,8"), scale(4, 3, 6), 0), "unknown-operator"),
@@ -58,7 +63,8 @@ BLOCKS = {
     "Softmax push shift along its axis": (Case(softmax(), shift(3, 2, 8), 0), "unknown-operator"),
     "Softmax push center off its axis": (Case(softmax(x="B,6,8"), center(3, 1, 6), 0), "unknown-operator"),
     "Softmax push before opset 13, over several axes": (
-        Case(softmax(axis=1, x="B,6,8"), center(3, 2, 8), 0, opset=11), "unknown-shape"
+        Case(softmax(axis=1, x="B,6,8"), center(3, 2, 8), 0, opset=11),
+        "unknown-shape",
     ),
     "LogSoftmax pull": (Case(softmax("LogSoftmax"), center(3, 2, 8)), "opaque-producer"),
 }

@@ -81,14 +81,14 @@ PASSES = {
     "Transpose pull from channels first": Case(
         layout("Transpose<perm = [0, 2, 3, 1]>(x)", PATCHES, "K,L,M,N"), all_at_once(4, 3, 8)
     ),
-    "Transpose pull over two axes": Case(
-        layout("Transpose<perm = [0, 2, 1]>(x)", "B,3,8"), both(3, {1: 8, 2: 3})
-    ),
+    "Transpose pull over two axes": Case(layout("Transpose<perm = [0, 2, 1]>(x)", "B,3,8"), both(3, {1: 8, 2: 3})),
     "Slice pull": Case(layout("Slice(x, start, end, axis)", constants=ROWS), all_at_once(3, 2, 8)),
     "Slice push": Case(layout("Slice(x, start, end, axis)", constants=ROWS), all_at_once(3, 2, 8), 0),
     "Slice pull along its axis": Case(layout("Slice(x, start, end, axis)", constants=SLICE), scale_and_shift(3, 2, 4)),
     "Slice pull center of a part": Case(layout("Slice(x, start, end, axis)", constants=SLICE), center(3, 2, 4)),
-    "Slice push along its axis": Case(layout("Slice(x, start, end, axis)", constants=SLICE), scale_and_shift(3, 2, 8), 0),
+    "Slice push along its axis": Case(
+        layout("Slice(x, start, end, axis)", constants=SLICE), scale_and_shift(3, 2, 8), 0
+    ),
     "Slice push whole groups": Case(
         layout("Slice(x, start, end, axis)", constants=SLICE.replace("{2}", "{4}").replace("{6}", "{8}")),
         heads(3, 2, 8, 2),
@@ -114,13 +114,9 @@ PASSES = {
     "Expand push": Case(layout("Expand(x, to)", "S,8", constants="int64[3] to = {4, 1, 8}"), all_at_once(2, 1, 8), 0),
     "Tile pull": Case(layout("Tile(x, by)", "1,S,8", constants="int64[3] by = {3, 1, 1}"), all_at_once(3, 2, 8)),
     "Tile push": Case(layout("Tile(x, by)", "1,S,8", constants="int64[3] by = {3, 1, 1}"), all_at_once(3, 2, 8), 0),
-    "Squeeze pull": Case(
-        layout("Squeeze(x, at)", "B,1,8", "K,M", "int64[1] at = {1}"), all_at_once(2, 1, 8)
-    ),
+    "Squeeze pull": Case(layout("Squeeze(x, at)", "B,1,8", "K,M", "int64[1] at = {1}"), all_at_once(2, 1, 8)),
     "Squeeze push": Case(layout("Squeeze(x, at)", "B,1,8", "K,M", "int64[1] at = {1}"), all_at_once(3, 2, 8), 0),
-    "Unsqueeze pull": Case(
-        layout("Unsqueeze(x, at)", "B,8", "K,L,M", "int64[1] at = {1}"), all_at_once(3, 2, 8)
-    ),
+    "Unsqueeze pull": Case(layout("Unsqueeze(x, at)", "B,8", "K,L,M", "int64[1] at = {1}"), all_at_once(3, 2, 8)),
     "Unsqueeze push": Case(layout("Unsqueeze(x, at)", "B,8", "K,L,M", "int64[1] at = {1}"), all_at_once(2, 1, 8), 0),
     "Unsqueeze pull, axes as attribute": Case(
         layout("Unsqueeze<axes = [1]>(x)", "B,8", "K,L,M"), all_at_once(3, 2, 8), opset=11
@@ -152,55 +148,73 @@ PASSES = {
     "Size push": Case("main (double[B,S,8] x) => (int64 y) { [n] y = Size(x) }", all_at_once(3, 2, 8), 0),
 }
 BLOCKS = {
-    "Reshape push that cuts through groups": (Case(reshape("-1, 8", "B,S,12", "K,L"), center(3, 2, 12), 0), "unknown-shape"),
+    "Reshape push that cuts through groups": (
+        Case(reshape("-1, 8", "B,S,12", "K,L"), center(3, 2, 12), 0),
+        "unknown-shape",
+    ),
     "Reshape push a scale along a free axis": (Case(reshape("8, -1", y="K,L"), scale(3, 2, 8), 0), "unknown-shape"),
     "Reshape to a shape of run time": (
-        Case(layout("Reshape(x, to)", y="K,L", more=", int64[2] to"), center(2, 1, 8)), "unknown-shape"
+        Case(layout("Reshape(x, to)", y="K,L", more=", int64[2] to"), center(2, 1, 8)),
+        "unknown-shape",
     ),
     "Slice push a part of a group": (
-        Case(layout("Slice(x, start, end, axis)", constants=SLICE), center(3, 2, 8), 0), "coarser-groups"
+        Case(layout("Slice(x, start, end, axis)", constants=SLICE), center(3, 2, 8), 0),
+        "coarser-groups",
     ),
     "Split push a part of a group": (Case(SPLIT, center(3, 2, 24), 0), "coarser-groups"),
     "Split push uneven parts of groups": (Case(UNEVEN, heads(3, 2, 8, 2), 0), "coarser-groups"),
     "Concat pull along the axis": (Case(JOINED, center(3, 2, 16)), "coarser-groups"),
     "Concat push": (Case(CONCAT, scale(3, 2, 8), 0), "unknown-operator"),
     "Expand pull a scale of what is copied": (
-        Case(layout("Expand(x, to)", "B,S,1", constants="int64[3] to = {1, 1, 8}"), scale(3, 2, 8)), "coarser-groups"
+        Case(layout("Expand(x, to)", "B,S,1", constants="int64[3] to = {1, 1, 8}"), scale(3, 2, 8)),
+        "coarser-groups",
     ),
     "Tile pull a scale of what is copied": (
-        Case(layout("Tile(x, by)", "B,S,4", constants="int64[3] by = {1, 1, 2}"), scale(3, 2, 8)), "coarser-groups"
+        Case(layout("Tile(x, by)", "B,S,4", constants="int64[3] by = {1, 1, 2}"), scale(3, 2, 8)),
+        "coarser-groups",
     ),
     "Tile push the center of one copy": (
-        Case(layout("Tile(x, by)", "B,S,4", constants="int64[3] by = {1, 1, 2}"), center(3, 2, 4), 0), "coarser-groups"
+        Case(layout("Tile(x, by)", "B,S,4", constants="int64[3] by = {1, 1, 2}"), center(3, 2, 4), 0),
+        "coarser-groups",
     ),
     "Pad pull along the axis": (
-        Case(layout("Pad(x, pads)", constants="int64[6] pads = {0, 0, 1, 0, 0, 1}"), center(3, 2, 10)), "coarser-groups"
+        Case(layout("Pad(x, pads)", constants="int64[6] pads = {0, 0, 1, 0, 0, 1}"), center(3, 2, 10)),
+        "coarser-groups",
     ),
     "Pad pull a shift": (Case(layout("Pad(x, pads)", constants=PAD), shift(3, 2, 8)), "coarser-groups"),
     "Pad with another value": (
-        Case(layout("Pad(x, pads, with)", constants=PAD + ", double with = {1.0}"), center(3, 2, 8)), "coarser-groups"
+        Case(layout("Pad(x, pads, with)", constants=PAD + ", double with = {1.0}"), center(3, 2, 8)),
+        "coarser-groups",
     ),
     "Pad pull edge, as copies do": (
-        Case(layout('Pad<mode = "edge">(x, pads)', constants=PAD), center(3, 2, 8)), "coarser-groups"
+        Case(layout('Pad<mode = "edge">(x, pads)', constants=PAD), center(3, 2, 8)),
+        "coarser-groups",
     ),
     "Pad pull with attributes": (
-        Case(layout("Pad<pads = [0, 0, 0, 0, 1, 0], value = 1.0>(x)"), center(3, 2, 8), opset=10), "coarser-groups"
+        Case(layout("Pad<pads = [0, 0, 0, 0, 1, 0], value = 1.0>(x)"), center(3, 2, 8), opset=10),
+        "coarser-groups",
     ),
     "Pad push a shift": (Case(layout("Pad(x, pads)", constants=PAD), shift(3, 2, 8), 0), "coarser-groups"),
     "Pad push": (Case(layout("Pad(x, pads)", constants=PAD), center(3, 2, 8), 0), "coarser-groups"),
     "Gather push a part of a group": (Case(PICKED, center(3, 2, 8), 0), "coarser-groups"),
     "Gather pull a place twice": (
-        Case(layout("Gather<axis = 2>(x, some)", constants="int64[3] some = {5, 0, 5}"), scale(3, 2, 3)), "coarser-groups"
+        Case(layout("Gather<axis = 2>(x, some)", constants="int64[3] some = {5, 0, 5}"), scale(3, 2, 3)),
+        "coarser-groups",
     ),
     "Gather pull run-time places along the axis": (
-        Case(layout("Gather<axis = 2>(x, ids)", more=", int64[4] ids"), scale(3, 2, 4)), "unknown-shape"
+        Case(layout("Gather<axis = 2>(x, ids)", more=", int64[4] ids"), scale(3, 2, 4)),
+        "unknown-shape",
     ),
     "Gather pull the axis of the ids": (
-        Case("main (int64[6] ids) => (double[6,8] y) <double[40,8] table> { [n] y = Gather(table, ids) }", center(2, 0, 6)),
+        Case(
+            "main (int64[6] ids) => (double[6,8] y) <double[40,8] table> { [n] y = Gather(table, ids) }",
+            center(2, 0, 6),
+        ),
         "unknown-shape",
     ),
     "Shape pull": (
-        Case("main (double[B,S,8] x) => (int64[3] y) { [n] y = Shape(x) }", scale(1, 0, 3)), "opaque-producer"
+        Case("main (double[B,S,8] x) => (int64[3] y) { [n] y = Shape(x) }", scale(1, 0, 3)),
+        "opaque-producer",
     ),
     "Size pull": (Case("main (double[B,S,8] x) => (int64 y) { [n] y = Size(x) }", uniform(0, 2.0)), "opaque-producer"),
 }
@@ -227,5 +241,3 @@ def test_a_part_of_a_projection_is_centered_alone() -> None:
     assert isinstance(step, Step)
     assert (step.inputs[0].group.reshape(3, 8) >= 0).any(axis=1).tolist() == [False, True, False]
     assert step.outputs.keys() == {1}
-
-

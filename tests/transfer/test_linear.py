@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from tests.steps import Case, all_at_once, blocks, center, heads, passes, scale, scale_and_shift, shift, uniform

@@ -57,7 +57,8 @@ BLOCKS = {
     "GlobalAveragePool push along positions": (Case(pool("GlobalAveragePool"), center(4, 2, 6), 0), "opaque-producer"),
     "AveragePool pull along positions": (Case(pool("AveragePool", PADDED), center(4, 2, 7)), "opaque-producer"),
     "AveragePool pull shift with padding counted": (
-        Case(pool("AveragePool", PADDED + ", count_include_pad = 1"), shift(4, 1, 8)), "zero-padding"
+        Case(pool("AveragePool", PADDED + ", count_include_pad = 1"), shift(4, 1, 8)),
+        "zero-padding",
     ),
 }
 

@@ -14,7 +14,15 @@ from tests.transfer import test_attention, test_elementwise, test_layout, test_l
 
 MODULES = (test_attention, test_elementwise, test_layout, test_linear, test_pooling)
 # Through which no map can pass in one of the directions, and those that never block a map they can carry.
-ONE_WAY = {"Where": "pull", "Concat": "pull", "Pad": "pull", "Softmax": "push", "LogSoftmax": "push", "Shape": "push", "Size": "push"}
+ONE_WAY = {
+    "Where": "pull",
+    "Concat": "pull",
+    "Pad": "pull",
+    "Softmax": "push",
+    "LogSoftmax": "push",
+    "Shape": "push",
+    "Size": "push",
+}
 NEVER_BLOCK = {
     "Neg", "Identity", "Sum", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "DepthToSpace", "SpaceToDepth", "ReduceMean",
 }  # fmt: skip
@@ -32,7 +40,10 @@ def passing() -> Iterator[Case]:
 def test_every_operator_passes_a_map_in_both_directions() -> None:
     seen = {(operator(case), "pull" if case.at is None else "push") for case in passing()}
     expected = {
-        (name, direction) for name in TRANSFERS for direction in ("pull", "push") if ONE_WAY.get(name, direction) == direction
+        (name, direction)
+        for name in TRANSFERS
+        for direction in ("pull", "push")
+        if ONE_WAY.get(name, direction) == direction
     }
     assert expected - seen == set()
 
