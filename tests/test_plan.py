@@ -598,3 +598,36 @@ def test_up_to_ir_version_3_the_initializers_among_the_inputs_are_constants() ->
     assert {tensor.name for tensor in result.model.graph.initializer} <= {
         value.name for value in result.model.graph.input
     }
+
+
+def test_a_value_that_two_norms_want_in_different_ways_stays_as_it_is() -> None:
+    text = """
+        main (double[B,S,8] x) => (double[B,S,2,4] y, double[B,S,8] z)
+        <double[8,8] w, double[8] c, double[4] gq, double[8] g, int64[4] split = {0, 0, 2, 4}> {
+            p = MatMul(x, w)
+            a = Add(p, c)
+            s = Reshape(a, split)
+            [heads] y = LayerNormalization(s, gq)
+            [whole] z = LayerNormalization(a, g)
+        }"""
+    result = converted(parsed(text))
+    assert counts(result) == (0, 0)
+    assert reasons(result).keys() == {"heads", "whole"}
+    assert "proof-failed" not in reasons(result).values()
+
+
+def test_two_norms_per_head_behind_one_projection_are_at_least_not_mixed_up() -> None:
+    text = """
+        main (double[B,S,8] x) => (double[B,S,2,4] y, double[B,S,2,4] z, double[B,S,8] v)
+        <double[8,24] qkv, double[24] c, double[4] gq, double[4] gk, int64[4] split = {0, 0, 2, 4}> {
+            p = MatMul(x, qkv)
+            a = Add(p, c)
+            q, k, v = Split<axis = -1>(a)
+            qs = Reshape(q, split)
+            ks = Reshape(k, split)
+            [qnorm] y = LayerNormalization(qs, gq)
+            [knorm] z = LayerNormalization(ks, gk)
+        }"""
+    result = converted(parsed(text))
+    assert counts(result)[0] + len(reasons(result)) == 2
+    assert set(reasons(result).values()) <= {"coarser-groups"}
