@@ -6,7 +6,7 @@ The model that was given is never changed; what comes back is of the same kind.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import onnx_ir as ir
@@ -93,9 +93,9 @@ def convert(
     *,
     opset: int | Literal["auto"] = "auto",
     strict: bool = False,
-    only: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    allow_changed_outputs: Sequence[str] = (),
+    only: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    allow_changed_outputs: str | Sequence[str] = (),
     check: bool = True,
     provider: str = "cpu",
     progress: Progress | None = None,
@@ -119,13 +119,14 @@ def convert(
         InputRefused: The model is unreadable, invalid or hostile.
     """
     progress = progress or _silent
-    names = (to,) if isinstance(to, str) else tuple(to)
+    names = tuple(dict.fromkeys(_several(to)))  # a target is applied once
     unknown = [name for name in names if name not in TARGETS]
     if unknown:
         raise UsageError(f"unknown target `{unknown[0]}`; there is {', '.join(TARGETS)}")
     document = open_model(model)
-    _known_outputs(document.model, allow_changed_outputs)
-    options = Options(opset, tuple(only), tuple(exclude), frozenset(allow_changed_outputs), progress)
+    changeable = frozenset(_several(allow_changed_outputs))
+    _known_outputs(document.model, changeable)
+    options = Options(opset, _several(only), _several(exclude), changeable, progress)
     applied = [Applied.nothing(document.model)]
     for name in names:
         applied.append(apply_target(name, applied[-1].model, options))
@@ -148,7 +149,12 @@ def convert(
     )
 
 
-def _known_outputs(model: ir.Model, names: Sequence[str]) -> None:
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    """One name is a list of one, not of its letters."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _known_outputs(model: ir.Model, names: Iterable[str]) -> None:
     outputs = sorted(value.name or "" for value in model.graph.outputs)
     missing = [name for name in names if name not in outputs]
     if missing:

@@ -136,7 +136,9 @@ def _sites(norms: Sequence[Norm], target: Target, options: Options) -> frozenset
 
 def inventory(model: ir.Model, norms: Iterable[Norm]) -> Inventory:
     """What the model consists of."""
-    return Inventory(count_nodes(model), count_bytes(model), dict(Counter(norm.kind for norm in norms)))
+    return Inventory(
+        model.opset_imports.get(""), count_nodes(model), count_bytes(model), dict(Counter(norm.kind for norm in norms))
+    )
 
 
 def count_nodes(model: ir.Model) -> int:

@@ -96,8 +96,9 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a model consists of: nodes, bytes of weights, and norms by kind."""
+    """What a model consists of: its opset, nodes, bytes of weights, and norms by kind."""
 
+    opset: int | None
     nodes: int
     bytes: int
     norms: Mapping[str, int]
@@ -136,8 +137,11 @@ class Conversion:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to `path`, whole or not at all.
 
-        Raises `UsageError` if `path` is the input's own, `WriteError` if it cannot be written.
+        Raises `GoalNotMet` if the check failed, `UsageError` if `path` is the input's own, `WriteError` if it cannot
+        be written.
         """
+        if self.check is not None and self.check.verdict == "fail":
+            raise GoalNotMet(f"{os.fspath(path)}: not written, since the check failed: {self.check.reason}")
         self.writer(path)
 
     def to_json(self) -> dict[str, object]:

@@ -92,6 +92,7 @@ def move(session: Session, planner: Planner, goals: Sequence[Goal], rule: str, *
         explained = {refusal.site for refusal in session.refused}
         left = [goal for goal in goals if goal.norm not in moved and goal.norm.name not in explained]
         session.refused += [explain(plan, goal) for goal in left]
+    names = {value: value.name for value in plan.explicit}  # as the user knows them: some are renamed
     change = rewrite.apply(plan, session.facts, eager=session.proving)
     session.norms = rewrite.followed(session.norms, change)
     session.scales = rewrite.followed([scale for scale in session.scales if scale not in change.norms], change)
@@ -99,9 +100,8 @@ def move(session: Session, planner: Planner, goals: Sequence[Goal], rule: str, *
     proof = Proof(len(obligations), error)
     session.rewrites += [Rewrite(goal.norm.name, rule, True, proof) for goal in plan.goals]
     for value, new in change.inserted.items():
-        session.rewrites.append(
-            Rewrite(new.name or "", f"{rule}/explicit", True, proof, f"one map after `{value.name}`")
-        )
+        behind = f"behind `{names[value]}`"
+        session.rewrites.append(Rewrite(new.name or "", f"{rule}/explicit", True, proof, behind))
     return plan
 
 

@@ -35,7 +35,7 @@ RULES = {
     "bias-down": "bias of a LayerNorm moved down into the weights that read it",
     "center-up": "LayerNorm became RMSNorm, its Center moved up into weights",
     "center-up/explicit": "Center inserted where no weight can absorb it",
-    "spell": "written as that file of rules/ says",
+    "spell": "norm written in the operators of that file of rules/spell/",
     "bias-down/explicit": "Add inserted where no weight can absorb a bias",
 }
 # Of many sites with one reason so many are spelled out; --verbose and --json give all.
@@ -78,6 +78,8 @@ def show_inspection(out: Console, inspection: Inspection, *, verbose: bool) -> N
     if rows:
         columns = ("", "norm", "axes", "size", "epsilon", "affine", "spelled", "can become")
         _table(out, columns, ((f"{count:,}", *cells) for cells, count in rows.items()), right=(0, 3, 4))
+        for norm in inspection.norms if verbose else ():
+            _line(out, f"{norm.kind} {norm.name}", indent=INDENT)
     else:
         _line(out, "no norms")
     for target in dict.fromkeys(target for norm in inspection.norms for target in norm.can):
@@ -102,20 +104,25 @@ def show_conversion(out: Console, conversion: Conversion, *, written: Path | Non
                 if verbose or rewrite.detail:
                     _line(out, _site([rewrite.site], rewrite.detail, verbose=True), indent=INDENT)
     else:
-        _line(out, "nothing was changed")
+        none = "nothing to convert: no norm of the kind, or none that was selected"
+        _line(out, "nothing was changed" if conversion.candidates else none)
     _refusals(out, "refused", conversion.refused, verbose=verbose)
     _inventories(out, conversion.before, conversion.after)
     if conversion.check is not None:
-        show_check(out, conversion.check, verbose=verbose)
+        show_check(out, conversion.check, verbose=verbose, weights="before new weights are rounded")
     elif conversion.rewrites:
         _line(out, "not checked: it was proved, but not run beside the original")
     if conversion.exit_code == GoalNotMet.exit_code:
         _line(out, "the goal was not met; nothing was written")
     else:
-        _line(out, "nothing was written" if written is None else f"wrote {written}")
+        unsure = conversion.check is not None and conversion.check.verdict == "inconclusive"
+        kept = f"wrote {written}" + (", which is proved, but NOT validated" if unsure else "")
+        _line(out, "nothing was written" if written is None else kept)
 
 
-def show_check(out: Console, result: CheckResult, *, verbose: bool) -> None:
+def show_check(
+    out: Console, result: CheckResult, *, verbose: bool, weights: str = "with the weights as they are stored"
+) -> None:
     """The verdict; then each output's largest error to the float64 truth beside the original's own."""
     out.print()
     _line(out, f"check: {result.verdict}: {result.reason}", style=VERDICT_STYLES[result.verdict])
@@ -125,7 +132,7 @@ def show_check(out: Console, result: CheckResult, *, verbose: bool) -> None:
         columns = ("output", "", "error", "original's", "RMSE ratio", "in float64", "elements")
         rows = (_output_cells(output) for output in result.outputs)
         _table(out, columns, rows, right=(2, 3, 4, 5, 6))
-        _line(out, "error: largest distance to the float64 truth; in float64: the two functions compared, relative")
+        _line(out, f"error: largest distance to the float64 truth; in float64: the two functions, {weights}")
     for output in result.outputs:
         if output.reason and (verbose or output.verdict != "pass"):
             _line(out, _site([output.name], output.reason, verbose=True))
@@ -144,6 +151,8 @@ def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
     proofs = f"{_counted(obligations, 'proof')}, largest relative error {error:.1g}"
     meaning = RULES.get(rule) or RULES.get(rule.partition("/")[0])
     words = f"{rule}: {meaning}" if meaning else rule
+    if rule.endswith("/explicit"):  # a part of the plan that its line above has counted the proofs of
+        return words
     return f"{words}; {'exact' if exact else 'approximate'} ({proofs})"
 
 
@@ -182,6 +191,7 @@ def _counted(count: int, noun: str) -> str:
 
 def _inventories(out: Console, before: Inventory, after: Inventory) -> None:
     rows = [
+        ("opset", str(before.opset), str(after.opset)),
         ("nodes", f"{before.nodes:,}", f"{after.nodes:,}"),
         ("weights", decimal(before.bytes), decimal(after.bytes)),
         *(

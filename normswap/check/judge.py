@@ -222,8 +222,8 @@ def _reason(verdict: str, outputs: Sequence[OutputResult], varying: Sequence[str
             return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "") + seen
         return "no output was judged" if not judged else "no output depends on the inputs that were tried"
     ratios = [o.rmse_ratio for o in judged if o.rmse_ratio is not None]
-    worst = f", at most {max(ratios):.2f} times its error" if ratios else ""
-    return f"as close to the float64 truth as the original{worst} in {runs}"
+    worst = f": at most {max(ratios):.2f} times its error, where {rules.FACTOR:g} are allowed" if ratios else ""
+    return f"about as close to the float64 truth as the original{worst}; {runs}"
 
 
 def _runs(evidence: Evidence, seen: Sequence[_Output]) -> tuple[RunResult, ...]:
