@@ -26,6 +26,8 @@ def load(source: Path | Mapping[str, Array], interface: Interface) -> list[Case]
         folders = sorted(source.glob("test_data_set_*")) or [source]
         return [_test_data_set(folder, interface) for folder in folders]
     if source.suffix == ".npz":
+        if not source.is_file():
+            raise UsageError(f"{source}: there is no such file")
         try:
             with np.load(source, allow_pickle=False) as archive:
                 return [_case(source.name, {name: archive[name] for name in archive.files}, {}, interface)]

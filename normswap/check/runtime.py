@@ -52,7 +52,8 @@ def require(provider: str) -> str:
     module, name = onnxruntime(), PROVIDERS[provider][0]
     available = list(module.get_available_providers())
     if name not in available:
-        raise Inconclusive(f"{name} is not in this onnxruntime {module.__version__} (it has {', '.join(available)})")
+        has = f"this onnxruntime {module.__version__} (it has {', '.join(available)})"
+        raise Inconclusive(f"{name} is not in {has}; install the other build: pip install 'normswap[gpu]'")
     return str(module.__version__)
 
 
