@@ -89,7 +89,10 @@ def _pull_through(scene: Scene, found: Discovery, value: ir.Value, a_map: Map) -
     if node in scene.owners:
         norm = scene.owners[node]
         return Blocked("post-norm", f"{norm.kind} `{norm.name}`, whose gain would have to keep the mean at zero")
-    return transfer(Request(node, a_map, None, scene.facts, value.index() or 0))
+    answer = transfer(Request(node, a_map, None, scene.facts, value.index() or 0))
+    if isinstance(answer, Blocked) and "`" not in answer.detail:
+        return Blocked(answer.reason_id, f"{node.op_type} `{node.name or value.name}`, {answer.detail}")
+    return answer
 
 
 def _retract(found: Discovery) -> None:

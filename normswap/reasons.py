@@ -50,7 +50,7 @@ REASONS: Mapping[str, Reason] = {
         "remove the initializer from the graph inputs if nobody replaces it",
     ),
     "quantized-weights": Reason("the weight is stored quantized", "convert before quantizing"),
-    "unknown-operator": Reason("normswap has no transfer for this operator", "none"),
+    "does-not-commute": Reason("an operator on the way does not commute with the map", "none"),
     "unknown-shape": Reason("the shape of the value could not be found", "add shapes to the model, or fix the input"),
     "subgraph-capture": Reason("the value is read inside a control-flow body", "none"),
     "not-worthwhile": Reason("the rewrite is exact, but the result would cost as much as it saves", "none"),

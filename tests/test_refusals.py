@@ -46,7 +46,7 @@ def test_it_names_who_stands_in_the_way(body: str, reason_id: str, named: str) -
 @pytest.mark.parametrize(
     ("body", "reason_id"),
     [
-        (f"p = MatMul(x, w) s = Mul(p, factor) {NORM}", "unknown-operator"),
+        (f"p = MatMul(x, w) s = Mul(p, factor) {NORM}", "does-not-commute"),
         (f"p = MatMul(x, w) i = Cast<to = 7>(p) s = Cast<to = 11>(i) {NORM}", "opaque-producer"),
         (f"p = MatMul(x, w) q = ReduceSum<keepdims = 1>(p) s = Add(p, q) {NORM}", "broadcast"),
     ],

@@ -31,7 +31,7 @@ def product(request: Request) -> Step | Blocked:
     columns, rows = a_map.rank - 1, a_map.rank - 2
     index = 1 if request.at == 1 or (request.pulls and only_along(a_map, [columns])) else 0
     if not only_along(a_map, [columns if index == 1 else rows]):
-        return Blocked("unknown-operator", "a product of two activations, along an axis that is summed over")
+        return Blocked("does-not-commute", "a product of two activations, along an axis that is summed over")
     if a_map.shifts and not (index == 1 and rows_sum_to_one(request.value(0), request.facts)):
         return Blocked("no-bias", "a product of two activations, which has no bias to shift")
     if request.pulls:
@@ -65,7 +65,7 @@ def softmax(request: Request) -> Step | Blocked:
     axis = attribute(request.node, "axis", default) % len(dims)
     a_map = request.map
     if a_map.scales or a_map.shift.shape[axis] > 1 or not _one_group(a_map, axis):
-        return Blocked("unknown-operator", "a softmax, which sees more than differences along its axis")
+        return Blocked("does-not-commute", "a softmax, which sees more than differences along its axis")
     return Step(inputs={0: a_map})
 
 

@@ -32,7 +32,7 @@ def add(request: Request) -> Step | Blocked:
         return Step(inputs=inputs, outputs={0: request.map}, constants=constants, cut=rows(request, operands))
     assert request.at is not None
     if request.map.centers or request.map.scales:
-        return Blocked("unknown-operator", "a sum of which only one operand is mapped")
+        return Blocked("does-not-commute", "a sum of which only one operand is mapped")
     out = _as_output(request, request.map)
     if isinstance(out, Blocked):
         return out
@@ -69,7 +69,8 @@ def multiply(request: Request) -> Step | Blocked:
     if at is None:
         at = _mapped_factor(request, divides=divides)
     if at is None or (divides and at == 1):
-        return Blocked("unknown-operator", "a denominator, or a product of two values that both vary along the axis")
+        what = "a denominator" if divides else "a product of two values that both vary along the axis"
+        return Blocked("does-not-commute", what)
     other = request.value(1 - at)
     if other is None:
         return Blocked("unknown-shape", "a factor that is missing")
@@ -171,10 +172,10 @@ def _is_inference(request: Request) -> bool:
 def where(request: Request) -> Step | Blocked:
     """Where: a scale passes any mask, a Center one that is the same along its groups, a shift goes to both branches."""
     if not request.pulls:
-        return Blocked("unknown-operator", "a choice of which only one branch is mapped")
+        return Blocked("does-not-commute", "a choice of which only one branch is mapped")
     mask = request.value(0)
     if mask is None or (request.map.centers and not _ignores(request.dims(0), request.map, request.map.rank)):
-        return Blocked("unknown-operator", "a mask that differs along the centered axis")
+        return Blocked("does-not-commute", "a mask that differs along the centered axis")
     split = labels(request, {1: request.map, 2: request.map})
     if isinstance(split, Blocked):
         return split

@@ -44,7 +44,7 @@ def layout(request: Request) -> Step | Blocked:
     data = DATA_INPUTS[request.node.op_type]
     indices = tuple(range(len(request.node.inputs))) if data is None else data
     if not request.pulls and (request.at not in indices or len(indices) > 1):
-        return Blocked("unknown-operator", "one of several pieces that are put together, or not the data")
+        return Blocked("does-not-commute", "one of several pieces that are put together, or not the data")
     try:
         return _carried(request, indices)
     except Unmappable as error:
@@ -89,7 +89,7 @@ def _sources(request: Request, data: tuple[int, ...], binding: int) -> list[Sour
                 raise Unmappable("unknown-shape", f"the shape of `{value.name}` is not known")
             size = int(np.prod(shape, dtype=np.int64))
             if start + size > ELEMENT_BUDGET:
-                raise Unmappable("unknown-operator", f"a layout operator on {start + size} elements")
+                raise Unmappable("does-not-commute", f"a layout operator on {start + size} elements")
             arrays.append(np.arange(start, start + size, dtype=np.int64).reshape(shape))
             shapes.append(shape)
             start += size

@@ -16,7 +16,7 @@ from normswap.maps import Deferred, Map
 from normswap.reference import Floats, attribute, attribute_float
 from normswap.transfer.step import Along, Blocked, Request, Step, on_axis, only_along
 
-TWO_MAPS = Blocked("unknown-operator", "a map that both centers and scales the input of a weight")
+TWO_MAPS = Blocked("does-not-commute", "a map that both centers and scales the input of a weight")
 
 
 def matmul(request: Request) -> Step | Blocked:
@@ -42,16 +42,16 @@ def matmul(request: Request) -> Step | Blocked:
         return Step(outputs={0: request.map}, constants={weight: on_weight}, cut=cut)
     if rank == len(dims[data] or ()) and rank + free_axis not in request.map.axes() and weight_rank == 2:
         return Step(inputs={data: request.map}, outputs={0: request.map})  # linear maps on rows commute
-    return Blocked("unknown-operator", "a product whose weight would have to mix rows and columns")
+    return Blocked("does-not-commute", "a product whose weight would have to mix rows and columns")
 
 
 def _matmul_push(request: Request, weight: int, weight_rank: int, cut: Sequence[tuple[Along, ...]]) -> Step | Blocked:
     if weight != 1 or weight_rank != 2:
-        return Blocked("unknown-operator", "a weight on the left, or a batch of weights")
+        return Blocked("does-not-commute", "a weight on the left, or a batch of weights")
     a_map, rank = request.map, request.map.rank
     if not only_along(a_map, [rank - 1]):
         if a_map.shifts or rank - 1 in a_map.axes():
-            return Blocked("unknown-operator", "a shift along rows")
+            return Blocked("does-not-commute", "a shift along rows")
         return Step(inputs={0: a_map}, outputs={0: a_map})
     if a_map.centers and a_map.scales:
         return TWO_MAPS
@@ -100,10 +100,10 @@ def gemm(request: Request) -> Step | Blocked:
     if request.pulls:
         return _gemm_pull(request, size, beta, transposed_b)
     if request.at != 0:
-        return Blocked("unknown-operator", "a map on the bias of a Gemm")
+        return Blocked("does-not-commute", "a map on the bias of a Gemm")
     axis = 0 if transposed_a else 1
     if not only_along(a_map, [axis]):
-        return Blocked("unknown-operator", "a map along rows")
+        return Blocked("does-not-commute", "a map along rows")
     if a_map.centers and a_map.scales:
         return TWO_MAPS
     linear = _on_input_axis(a_map, axis, 2, 1 if transposed_b else 0)
@@ -131,7 +131,7 @@ def gemm(request: Request) -> Step | Blocked:
 def _gemm_pull(request: Request, size: int, beta: float, transposed_b: bool) -> Step | Blocked:
     a_map = request.map
     if not only_along(a_map, [1]):
-        return Blocked("unknown-operator", "a map along rows")
+        return Blocked("does-not-commute", "a map along rows")
     weight_map = on_axis(maps.linear(a_map), 1, 2, 0 if transposed_b else 1)
     constants = {1: weight_map} if not weight_map.is_identity else {}
     created: dict[int, tuple[int, ...]] = {}
@@ -160,7 +160,7 @@ def conv(request: Request) -> Step | Blocked:
     if weight is None or dims is None or not request.is_constant(1) or None in dims:
         return Blocked("opaque-producer", "a convolution whose weight is not constant")
     if not only_along(a_map, [1]):
-        return Blocked("unknown-operator", "a map along the positions of a convolution")
+        return Blocked("does-not-commute", "a map along the positions of a convolution")
     if not request.pulls:
         return _conv_push(request, groups, weight, tuple(int(size or 0) for size in dims))
     channels = int(dims[0] or 0)
@@ -203,7 +203,7 @@ def _within(a_map: Map, size: int) -> bool:
 def _conv_push(request: Request, groups: int, weight: ir.Value, dims: tuple[int, ...]) -> Step | Blocked:
     a_map = request.map
     if request.at != 0 or a_map.centers:
-        return Blocked("unknown-operator", "a Center before a convolution")
+        return Blocked("does-not-commute", "a Center before a convolution")
     # Output channel o reads the channels of its own group: entry [o, i] belongs to channel (group of o) · I + i.
     channel = (np.arange(dims[0]) // (dims[0] // groups))[:, None] * dims[1] + np.arange(dims[1])
     tail = (1,) * (len(dims) - 2)

@@ -164,7 +164,7 @@ BLOCKS = {
     "Split push a part of a group": (Case(SPLIT, center(3, 2, 24), 0), "coarser-groups"),
     "Split push uneven parts of groups": (Case(UNEVEN, heads(3, 2, 8, 2), 0), "coarser-groups"),
     "Concat pull along the axis": (Case(JOINED, center(3, 2, 16)), "coarser-groups"),
-    "Concat push": (Case(CONCAT, scale(3, 2, 8), 0), "unknown-operator"),
+    "Concat push": (Case(CONCAT, scale(3, 2, 8), 0), "does-not-commute"),
     "Expand pull a scale of what is copied": (
         Case(layout("Expand(x, to)", "B,S,1", constants="int64[3] to = {1, 1, 8}"), scale(3, 2, 8)),
         "coarser-groups",

@@ -93,28 +93,28 @@ PASSES = {
 }
 BLOCKS = {
     "MatMul pull shift": (Case(matmul(), shift(3, 2, 8)), "no-bias"),
-    "MatMul pull rows of a weight that broadcasts": (Case(matmul("7,6", "3,6,8"), center(3, 1, 7)), "unknown-operator"),
-    "MatMul push center and scale": (Case(matmul(), all_at_once(3, 2, 6), 0), "unknown-operator"),
-    "MatMul push shift along rows": (Case(matmul("B,7,6"), shift(3, 1, 7), 0), "unknown-operator"),
-    "Gemm pull rows": (Case(gemm("8", a="5,6"), center(2, 0, 5)), "unknown-operator"),
+    "MatMul pull rows of a weight that broadcasts": (Case(matmul("7,6", "3,6,8"), center(3, 1, 7)), "does-not-commute"),
+    "MatMul push center and scale": (Case(matmul(), all_at_once(3, 2, 6), 0), "does-not-commute"),
+    "MatMul push shift along rows": (Case(matmul("B,7,6"), shift(3, 1, 7), 0), "does-not-commute"),
+    "Gemm pull rows": (Case(gemm("8", a="5,6"), center(2, 0, 5)), "does-not-commute"),
     "Gemm pull run-time C that broadcasts": (Case(gemm("", more=", double[B,1] c"), center(2, 1, 8)), "broadcast"),
     "Gemm pull shift past beta 0": (Case(gemm("8", "beta = 0.0"), shift(2, 1, 8)), "unknown-shape"),
     "Gemm push shift past beta 0": (Case(gemm("8", "beta = 0.0"), shift(2, 1, 6), 0), "unknown-shape"),
     "Gemm pull shift past beta 0 without C": (Case(gemm("", "beta = 0.0"), shift(2, 1, 8)), "unknown-shape"),
-    "Gemm push on C": (Case(gemm("", more=", double[B,8] c"), shift(2, 1, 8), 2), "unknown-operator"),
+    "Gemm push on C": (Case(gemm("", more=", double[B,8] c"), shift(2, 1, 8), 2), "does-not-commute"),
     "Gemm of two activations": (
         Case("main (double[B,6] x, double[6,8] w) => (double[B,8] y) { [n] y = Gemm(x, w) }", center(2, 1, 8)),
         "opaque-producer",
     ),
     "Conv pull center across groups": (Case(conv("group = 2", "8,2,3"), center(3, 1, 8)), "grouped-weights"),
     "Conv pull depthwise": (Case(conv("group = 4", "8,1,3"), heads(3, 1, 8, 2)), "grouped-weights"),
-    "Conv pull over positions": (Case(conv(x="B,4,9"), center(3, 2, 7)), "unknown-operator"),
+    "Conv pull over positions": (Case(conv(x="B,4,9"), center(3, 2, 7)), "does-not-commute"),
     "Conv push shift into padding": (Case(conv("pads = [1, 1]"), shift(3, 1, 4), 0), "zero-padding"),
     "Conv push shift into automatic padding": (
         Case(conv('auto_pad = "SAME_LOWER"'), shift(3, 1, 4), 0),
         "zero-padding",
     ),
-    "Conv push center": (Case(conv(), center(3, 1, 4), 0), "unknown-operator"),
+    "Conv push center": (Case(conv(), center(3, 1, 4), 0), "does-not-commute"),
 }
 
 
