@@ -43,7 +43,15 @@ def drawn(name: str, shape: Sequence[int], scale: float = 1.0) -> Floats:
 
 def parsed(text: str, opset: int = 17, ir_version: int = 8, *, weights_are_inputs: bool = False) -> onnx.ModelProto:
     """The model of a text without its header; what it declares but neither computes nor gives becomes an initializer."""
-    model = onnx.parser.parse_model(HEADER.format(ir_version=ir_version, opset=opset) + text)
+    model = filled(onnx.parser.parse_model(HEADER.format(ir_version=ir_version, opset=opset) + text))
+    for tensor in model.graph.initializer if weights_are_inputs else ():
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    onnx.checker.check_model(model)
+    return model
+
+
+def filled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` itself, in which what is declared but neither computed nor given becomes an initializer."""
     computed = {output for node in model.graph.node for output in node.output}
     for declared in model.graph.value_info:
         kind = declared.type.tensor_type
@@ -54,9 +62,6 @@ def parsed(text: str, opset: int = 17, ir_version: int = 8, *, weights_are_input
             array = numbers > 0 if dtype == np.bool_ else numbers.astype(dtype)
             model.graph.initializer.append(onnx.numpy_helper.from_array(array, declared.name))
     del model.graph.value_info[:]
-    for tensor in model.graph.initializer if weights_are_inputs else ():
-        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    onnx.checker.check_model(model)
     return model
 
 

@@ -14,6 +14,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import normswap
+from tests.graphs import filled
 
 # A Pre-LN block in float64: two linear branches on one stream, a final norm, a head. LayerNorm(x W + b) is exact to
 # convert; all parameters have a mean that is not zero.
@@ -38,15 +39,7 @@ block (double[N,4] x) => (double[N,3] y)
 
 def model(text: str = BLOCK) -> onnx.ModelProto:
     """The model with random weights whose mean is not zero."""
-    proto = onnx.parser.parse_model(text)
-    random = np.random.default_rng(0)
-    for info in list(proto.graph.value_info):
-        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        array = random.normal(0.7, 1.0, shape).astype(
-            onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-        )
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, info.name))
-    del proto.graph.value_info[:]
+    proto = filled(onnx.parser.parse_model(text))
     onnx.checker.check_model(proto, full_check=True)
     return proto
 

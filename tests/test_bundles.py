@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import onnx.parser
 import pytest
@@ -11,6 +10,7 @@ import normswap
 from normswap.model import open_model, to_proto
 from normswap.session import Session
 from normswap.spelling import write
+from tests.graphs import filled
 
 SKIP = """
 <ir_version: 10, opset_import: ["": 18, "com.microsoft": 1]>
@@ -28,14 +28,7 @@ skip (float[N,4] x) => (float[N,3] y{EXTRA})
 
 
 def model(extra: str = "", more: str = "") -> onnx.ModelProto:
-    proto = onnx.parser.parse_model(SKIP.format(EXTRA=extra, MORE=more))
-    random = np.random.default_rng(0)
-    for info in proto.graph.value_info:
-        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        array = random.normal(0.5, 1.0, shape).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, info.name))
-    del proto.graph.value_info[:]
-    return proto
+    return filled(onnx.parser.parse_model(SKIP.format(EXTRA=extra, MORE=more)))
 
 
 def test_both_norms_convert_and_the_check_passes():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir as ir
@@ -12,6 +11,7 @@ import normswap
 from normswap import observe as module
 from normswap.learn import PRIMES, learn, unknown
 from normswap.observe import observe
+from tests.graphs import filled
 
 # FusedMatMul belongs to onnxruntime: onnx's inference does not know it, and nothing behind it has a shape.
 UNKNOWN = """
@@ -31,14 +31,7 @@ opaque (float[N,S,4] x) => (float[N,S,2] y)
 
 
 def proto() -> onnx.ModelProto:
-    model = onnx.parser.parse_model(UNKNOWN)
-    random = np.random.default_rng(0)
-    for info in model.graph.value_info:
-        shape = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        array = random.normal(0.5, 1.0, shape).astype(np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, info.name))
-    del model.graph.value_info[:]
-    return model
+    return filled(onnx.parser.parse_model(UNKNOWN))
 
 
 def test_observed_shapes_are_static_where_both_runs_agree():

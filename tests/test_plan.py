@@ -330,11 +330,23 @@ def test_a_reader_that_sees_the_mean_keeps_the_whole_stream(reader: str, declare
     assert {refused[name] for name in ("ln1", "ln2", "last")} == {"foreign-reader"}
 
 
+OVER_BOTH = """
+    main (double[B,5,4] x) => (double[B,5,8] y, double[B,5,8] z) <double[4,8] w, double[8] g, double[5,8] wide> {
+        s = MatMul(x, w)
+        [ln] y = LayerNormalization(s, g)
+        [other] z = LayerNormalization<axis = 1>(s, wide)
+    }"""
+
+
 def test_a_norm_over_other_elements_keeps_the_whole_stream() -> None:
     reader = "[other] z = LayerNormalization<axis = 1>(x1, wide)"
     result = read_by(reader, "double[5,8] wide")
     assert counts(result) == (0, 0)
     assert reasons(result).keys() == {"ln1", "ln2", "last", "other"}
+    # Nor is it of any help that nobody wants to convert that norm.
+    left = converted(parsed(OVER_BOTH), exclude=["other"])
+    assert counts(left) == (0, 0)
+    assert reasons(left) == {"ln": "foreign-reader"}
 
 
 def test_a_reader_of_the_start_of_the_stream_gets_it_as_it_was_before_the_center() -> None:
@@ -631,3 +643,41 @@ def test_two_norms_per_head_behind_one_projection_are_at_least_not_mixed_up() ->
     result = converted(parsed(text))
     assert counts(result)[0] + len(reasons(result)) == 2
     assert set(reasons(result).values()) <= {"coarser-groups"}
+
+
+def test_a_center_per_head_is_not_inserted_where_one_reduction_cannot_write_it() -> None:
+    text = """
+        main (double[B,S,8] x) => (double[B,S,2,4] y, double[B,S,2,4] z) <double[4] g, int64[4] split = {0, 0, 2, 4}> {
+            t = Tanh(x)
+            a = Reshape(t, split)
+            [one] y = LayerNormalization(a, g)
+            b = Reshape(t, split)
+            [two] z = LayerNormalization(b, g)
+        }"""
+    assert counts(converted(parsed(text))) == (0, 0)
+
+
+def test_a_bias_does_not_move_into_a_control_flow_body() -> None:
+    text = """
+        main (double[B,S,4] x, bool flag) => (double[B,S,8] y)
+        <double[4,8] w, double[8] g, double[8] b, double[8,8] v, double[8] d> {
+            s = MatMul(x, w)
+            [ln] n = LayerNormalization(s, g, b)
+            y = If (flag) <
+                then_branch = a () => (double[B,S,8] i) { j = MatMul(n, v) i = Add(j, d) },
+                else_branch = e () => (double[B,S,8] k) { l = MatMul(n, v) k = Sub(l, d) }
+            >
+        }"""
+    result = converted(parsed(text))
+    assert [rewrite.rule for rewrite in result.rewrites if not rewrite.rule.startswith("spell/")] == ["center-up"]
+
+
+def test_a_norm_over_one_element_is_left() -> None:
+    text = """
+        main (double[B,S,4] x) => (double[B,S,1] y) <double[4,1] w, double[1] g, double[1] b> {
+            s = MatMul(x, w)
+            [ln] y = LayerNormalization(s, g, b)
+        }"""
+    result = converted(parsed(text))
+    assert counts(result) == (0, 0)
+    assert reasons(result) == {"ln": "unknown-shape"}

@@ -102,3 +102,16 @@ def test_every_norm_of_a_stream_has_its_own_refusal() -> None:
 def test_every_sentence_is_about_a_reason_of_the_table_and_names_the_norm() -> None:
     assert SENTENCES.keys() <= REASONS.keys()
     assert all("{site}" in sentence for sentence in SENTENCES.values())
+
+
+@pytest.mark.parametrize("total", ["Add(t, n)", "Add(n, t)", "Sum(t, n, t)"])
+def test_post_norm_explains_more_than_another_obstacle_beside_it(total: str) -> None:
+    text = f"""
+        main (double[B,S,8] x) => (double[B,S,8] y) {HEADER} {{
+            [before] n = LayerNormalization(x, g, b)
+            t = Tanh(n)
+            s = {total}
+            [ln] y = LayerNormalization(s, g)
+        }}"""
+    result = converted(parsed(text))
+    assert {refusal.site: refusal.reason_id for refusal in result.refused}["ln"] == "post-norm"

@@ -102,10 +102,13 @@ def test_of_a_norm_in_pieces_nothing_is_left_over() -> None:
     assert counts(converted(parsed(DECOMPOSED))) == (1, 0)
 
 
-def test_a_piece_that_serves_somebody_else_stays() -> None:
-    text = DECOMPOSED.replace("double[B,S,8] y)", "double[B,S,8] y, double[B,S,1] v)")
+@pytest.mark.parametrize(("piece", "shape"), [("m", "B,S,1"), ("d", "B,S,8"), ("v", "B,S,1"), ("q", "B,S,8")])
+def test_a_piece_that_is_an_output_is_still_delivered(piece: str, shape: str) -> None:
+    text = DECOMPOSED.replace("double[B,S,8] y)", f"double[B,S,8] y, double[{shape}] {piece})")
     result = converted(parsed(text))
-    assert counts(result)[0] == 0 or "v" in [output for node in nodes(result) for output in node.output]
+    assert piece in [output for node in nodes(result) for output in node.output]
+    if piece == "m":  # the mean itself would be zero
+        assert counts(result) == (0, 0)
 
 
 def test_two_readers_of_a_bias_share_the_new_one() -> None:

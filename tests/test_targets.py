@@ -132,3 +132,17 @@ def test_in_float32_it_is_one_operator_of_onnx() -> None:
     )
     result = normswap.convert(parsed(text), "rmsnorm", check=False)
     assert [node.op_type for node in nodes(result)] == ["MatMul", "RMSNormalization", "MatMul", "Add"]
+
+
+def test_beside_a_norm_that_converts_a_scale_that_serves_another_stays() -> None:
+    text = """
+        main (double[B,S,4] x, double[B,S,8] r) => (double[B,S,8] y, double[B,S,8] z)
+        <double[4,8] w, double[4,8] v, double[8] c, double[8] g, double[8] scale> {
+            s = MatMul(x, w)
+            [ln] y = LayerNormalization(s, g)
+            p = MatMul(x, v)
+            q = Add(p, c)
+            f = Mul(q, scale)
+            z = Add(r, f)
+        }"""
+    assert rules(text) == [("ln", "center-up")]

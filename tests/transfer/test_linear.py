@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from tests.steps import Case, all_at_once, blocks, center, heads, passes, scale, scale_and_shift, shift, uniform
@@ -107,6 +110,12 @@ BLOCKS = {
         "opaque-producer",
     ),
     "Conv pull center across groups": (Case(conv("group = 2", "8,2,3"), center(3, 1, 8)), "grouped-weights"),
+    "Conv pull center of which one group crosses": (
+        Case(
+            conv("group = 2", "8,2,3"), replace(center(3, 1, 8), group=np.reshape([0, 0, 1, 1, 1, 1, 2, 2], (1, 8, 1)))
+        ),
+        "grouped-weights",
+    ),
     "Conv pull depthwise": (Case(conv("group = 4", "8,1,3"), heads(3, 1, 8, 2)), "grouped-weights"),
     "Conv pull over positions": (Case(conv(x="B,4,9"), center(3, 2, 7)), "does-not-commute"),
     "Conv push shift into padding": (Case(conv("pads = [1, 1]"), shift(3, 1, 4), 0), "zero-padding"),

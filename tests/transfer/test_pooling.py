@@ -30,6 +30,9 @@ PASSES = {
     "ReduceMean pull": Case(reduce("ReduceMean"), all_at_once(3, 2, 8), opset=18),
     "ReduceMean pull without the axis": Case(reduce("ReduceMean", keepdims=0), all_at_once(2, 1, 8), opset=18),
     "ReduceMean pull, axes as attribute": Case(attributes("ReduceMean", 0), all_at_once(2, 1, 8)),
+    "ReduceMean pull, a negative axis as attribute": Case(
+        attributes("ReduceMean", 0).replace("[1]", "[-2]"), all_at_once(2, 1, 8)
+    ),
     "ReduceMean push": Case(reduce("ReduceMean"), all_at_once(3, 2, 8), 0, opset=18),
     "ReduceMean push without the axis": Case(reduce("ReduceMean", "-2", 0), all_at_once(3, 2, 8), 0, opset=18),
     "ReduceSum pull": Case(reduce("ReduceSum"), center(3, 2, 8)),
