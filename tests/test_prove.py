@@ -448,3 +448,20 @@ def test_an_error_names_the_node_and_how_far_it_is_off(monkeypatch: Patch) -> No
     (refusal,) = session.refused
     assert refusal.site == "ln"
     assert "`sum` differs by" in refusal.reason
+
+
+def test_what_has_nothing_to_do_with_a_mistake_moves_all_the_same(monkeypatch: Patch) -> None:
+    text = """
+        main (double[B,4] x) => (double[B,8] y, double[B,8] z) <double[4,8] v, double[8] c, double[8] g> {
+            p = MatMul(x, v)
+            s = Add(p, c)
+            [right] y = LayerNormalization(s, g)
+            q = MatMul(x, v)
+            t = Sub(q, c)
+            [wrong] z = LayerNormalization(t, g)
+        }"""
+    changed("Sub", lambda step, request: replace(step, constants={}))(monkeypatch)
+    session, plan = moved(Mutant(text, nothing), proving=True, spoiled=False)
+    assert [goal.norm.name for goal in plan.goals] == ["right"]
+    assert [(refusal.site, refusal.reason_id) for refusal in session.refused] == [("wrong", "proof-failed")]
+    assert max(disagreement(run(parsed(text)), results(session)).values()) < AGREEMENT
