@@ -452,12 +452,13 @@ def test_an_error_names_the_node_and_how_far_it_is_off(monkeypatch: Patch) -> No
 
 def test_what_has_nothing_to_do_with_a_mistake_moves_all_the_same(monkeypatch: Patch) -> None:
     text = """
-        main (double[B,4] x) => (double[B,8] y, double[B,8] z) <double[4,8] v, double[8] c, double[8] g> {
+        main (double[B,4] x) => (double[B,8] y, double[B,8] z)
+        <double[4,8] v, double[8] c, double[4,8] w, double[8] d, double[8] g> {
             p = MatMul(x, v)
             s = Add(p, c)
             [right] y = LayerNormalization(s, g)
-            q = MatMul(x, v)
-            t = Sub(q, c)
+            q = MatMul(x, w)
+            t = Sub(q, d)
             [wrong] z = LayerNormalization(t, g)
         }"""
     changed("Sub", lambda step, request: replace(step, constants={}))(monkeypatch)
