@@ -27,9 +27,9 @@ FUNCTIONS = (
     ("normswap.targets", "plan_push", "planning"),
     ("normswap.session", "prove", "proving"),
     ("normswap.rewrite", "apply", "rewriting"),
-    ("normswap.spelling", "raise_opset", "rewriting"),
-    ("normswap.spelling", "spell", "rewriting"),
-    ("normswap.spelling", "runs_in_onnxruntime", "loading the result in onnxruntime, without weights"),
+    ("normswap.regroup", "raise_opset", "rewriting"),
+    ("normswap.regroup", "spell", "rewriting"),
+    ("normswap.regroup", "runs_in_onnxruntime", "loading the result in onnxruntime, without weights"),
     ("normswap.ledger", "Conversion.save", "saving, new weights computed"),
 )
 

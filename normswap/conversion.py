@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import onnx_ir as ir
 
-from normswap import spelling
+from normswap import regroup
 from normswap.emit import NotFinite
 from normswap.errors import UsageError
 from normswap.ledger import Inventory, Refusal, Rewrite
@@ -65,31 +65,32 @@ def apply_target(name: str, model: ir.Model, options: Options) -> Applied:
     options.progress(f"{name}: looking for norms")
     trial = Session.of(model, options.changeable, proving=False)
     before = inventory(model, trial.norms)
-    sites = _sites(trial.norms, target, options)
+    names = {norm.output.name or "": norm.name for norm in trial.norms}
+    sites, unread = _sites(trial.norms, target, options), _unread(trial, target)
+    unchanged = Applied(model, before, before, candidates=len(sites) + len(unread))
     try:
         selection = target.choose(trial, sites)
     except NotFinite as error:
-        return Applied(model, before, before, (), _not_finite(sites, error), len(sites))
-    unread = _unread(trial, target)
-    trial.refused += unread
-    unchanged = Applied(model, before, before, (), tuple(trial.refused), len(sites) + len(unread))
+        return replace(unchanged, refused=(*unread, *_not_finite(names, sites, error)))
+    refused = (*trial.refused, *unread)
     if not selection.centers:
-        return unchanged
+        return replace(unchanged, refused=refused)
     options.progress(f"{name}: moving and proving {len(selection.centers)} norms")
     try:
         session, spelled = _run(target, model, selection, options)
     except NotFinite as error:
-        return Applied(model, before, before, (), (*trial.refused, *_not_finite(selection.centers, error)), len(sites))
-    if not session.rewrites:
-        return Applied(model, before, before, (), (*trial.refused, *session.refused), len(sites))
-    return Applied(
-        session.model,
-        before,
-        inventory(session.model, session.norms),
-        (*session.rewrites, *spelled),
-        (*trial.refused, *session.refused),
-        len(sites),
-        session.unrounded(),
+        return replace(unchanged, refused=(*refused, *_not_finite(names, selection.centers, error)))
+    refused = (*refused, *session.refused)
+    after = inventory(session.model, session.norms)
+    if after.norms.get(target.result, 0) <= before.norms.get(target.result, 0):
+        return replace(unchanged, refused=refused)  # what only served norms that failed is not kept without them
+    return replace(
+        unchanged,
+        model=session.model,
+        after=after,
+        rewrites=(*session.rewrites, *spelled),
+        refused=refused,
+        unrounded=session.unrounded(),
     )
 
 
@@ -102,17 +103,17 @@ def _unread(trial: Session, target: Target) -> list[Refusal]:
     ]
 
 
-def _not_finite(sites: Iterable[str], error: NotFinite) -> tuple[Refusal, ...]:
-    return tuple(Refusal(site, "not-finite", str(error)) for site in sorted(sites))
+def _not_finite(names: Mapping[str, str], sites: Iterable[str], error: NotFinite) -> tuple[Refusal, ...]:
+    return tuple(Refusal(names[site], "not-finite", str(error)) for site in sorted(sites))
 
 
 def _run(target: Target, model: ir.Model, selection: Selection, options: Options) -> tuple[Session, list[Rewrite]]:
     results: list[tuple[Session, list[Rewrite]]] = []
-    for base in spelling.bases(model, options.opset):
+    for base in regroup.bases(model, options.opset):
         session = Session.of(base, options.changeable)
         target.run(session, selection)
-        results.append((session, spelling.write(session)))
-        if spelling.is_accepted(session.model):
+        results.append((session, regroup.write(session)))
+        if regroup.is_accepted(session.model):
             break
     return results[-1]
 

@@ -118,7 +118,7 @@ def _proved(
         reached = [goal for goal in plan.goals if not failed.values.isdisjoint(_reach(plan, goal))]
         dropped = set(reached or plan.goals)
         session.refused += [_unproved(goal, failed) for goal in plan.goals if goal in dropped]
-        goals = [goal for goal in goals if goal not in dropped]
+        goals = [goal for goal in goals if goal not in dropped] if dropped else []
 
 
 def _reach(plan: Plan, goal: Goal) -> frozenset[ir.Value]:

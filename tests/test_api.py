@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import normswap
+from normswap import session
+from normswap.plan import Plan
+from normswap.prove import Obligation
+from normswap.scene import Scene
 from tests.graphs import filled
 
 # A Pre-LN block in float64: two linear branches on one stream, a final norm, a head. LayerNorm(x W + b) is exact to
@@ -351,3 +356,21 @@ def test_a_gain_that_fixes_a_free_dimension_is_no_parameter():
     text = BLOCK.replace("double[6] g1", "double[2,6] g1")
     result = normswap.convert(model(text), check=False)
     assert "widening-parameter" in {refusal.reason_id for refusal in result.refused}
+
+
+def test_what_only_served_norms_that_failed_is_not_kept(monkeypatch: pytest.MonkeyPatch):
+    """Biases had moved, every Center then failed its proof, and the result counted as converted."""
+    honest = session.prove
+
+    def doubting(scene: Scene, plan: Plan) -> tuple[Obligation, ...]:
+        obligations = honest(scene, plan)
+        if plan.direction == "push":
+            return obligations
+        return tuple(replace(obligation, failure="differs") for obligation in obligations)
+
+    monkeypatch.setattr(session, "prove", doubting)
+    proto = model()
+    result = normswap.convert(proto, check=False)
+    assert {refusal.reason_id for refusal in result.refused} == {"proof-failed"}
+    assert result.exit_code == 1
+    assert result.model.SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)

@@ -8,8 +8,8 @@ import pytest
 
 import normswap
 from normswap.model import open_model, to_proto
+from normswap.regroup import write
 from normswap.session import Session
-from normswap.spelling import write
 from tests.graphs import filled
 
 SKIP = """

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from normswap import discover, maps, spelling, targets
+from normswap import discover, maps, regroup, targets
 from normswap.maps import Deferred, Map
 from normswap.plan import Plan, plan_pull, plan_push
 from normswap.prove import prove
@@ -54,7 +54,7 @@ def moved(mutant: Mutant, *, proving: bool, spoiled: bool) -> tuple[Session, Pla
 
 def results(session: Session) -> dict[str, np.ndarray]:
     """What the session's model computes."""
-    spelling.write(session)
+    regroup.write(session)
     return run(ir.to_proto(session.model))
 
 
