@@ -13,12 +13,11 @@ import onnx_ir as ir
 
 from normswap.check import check
 from normswap.check.result import CheckResult
-from normswap.conversion import Applied, Options, apply_target, count_bytes, count_nodes
+from normswap.conversion import Applied, Options, apply_target
 from normswap.errors import Inconclusive, UsageError
-from normswap.ledger import Can, Conversion, Inspection, NormRow, UnrecognizedRow
-from normswap.model import Document, Source, open_model, save, to_kind
-from normswap.norm import Norm
-from normswap.session import Session
+from normswap.inspection import inspection
+from normswap.ledger import Conversion, Inspection
+from normswap.model import Source, open_model, save, to_kind
 from normswap.targets import TARGETS
 
 Progress = Callable[[str], None]
@@ -33,58 +32,7 @@ def inspect(model: Source) -> Inspection:
 
     Raises `InputRefused` or `UsageError` if the model cannot be used.
     """
-    document = open_model(model)
-    session = Session.of(document.model, proving=False)
-    norms = list(session.norms)
-    can: dict[str, dict[str, Can]] = {norm.output.name or "": {} for norm in norms}
-    for name, target in TARGETS.items():
-        for norm in (norm for norm in norms if norm.kind == target.result):
-            reason = f"{norm.kind} `{norm.name}` is one"
-            can[norm.output.name or ""][name] = Can(exact=False, reason_id="already", reason=reason)
-        trial = Session.of(document.model, proving=False)
-        sites = {norm.name: norm.output.name or "" for norm in trial.norms}
-        chosen = target.choose(trial, None)
-        for site in chosen.centers or ():
-            can[site][name] = Can(exact=True, reason_id="", reason="")
-        for refusal in trial.refused:
-            can[sites[refusal.site]][name] = Can(exact=False, reason_id=refusal.reason_id, reason=refusal.reason)
-    return Inspection(
-        model=_summary(document),
-        norms=tuple(_row(norm, can[norm.output.name or ""]) for norm in norms),
-        unrecognized=tuple(
-            UnrecognizedRow(item.node.name or "", item.node.op_type, item.reason_id, item.reason)
-            for item in session.unrecognized
-        ),
-    )
-
-
-def _row(norm: Norm, can: dict[str, Can]) -> NormRow:
-    return NormRow(
-        name=norm.name,
-        kind=norm.kind,
-        axes=norm.axes,
-        size=norm.size,
-        epsilon=norm.epsilon,
-        groups=1,
-        scale="none" if norm.gain is None else "constant",
-        bias="none" if norm.bias is None else "constant",
-        spelling=norm.spelling,
-        nodes=tuple(node.name or "" for node in norm.nodes),
-        graph=norm.graph,
-        can=can,
-        variant=norm.variant,
-    )
-
-
-def _summary(document: Document) -> dict[str, object]:
-    model = document.model
-    return {
-        "path": None if document.path is None else os.fspath(document.path),
-        "opset": model.opset_imports.get(""),
-        "ir_version": model.ir_version,
-        "nodes": count_nodes(model),
-        "bytes": count_bytes(model),
-    }
+    return inspection(open_model(model))
 
 
 def convert(
@@ -93,6 +41,7 @@ def convert(
     *,
     opset: int | Literal["auto"] = "auto",
     strict: bool = False,
+    allow_larger: bool = False,
     only: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     allow_changed_outputs: str | Sequence[str] = (),
@@ -107,6 +56,7 @@ def convert(
         to: One target or several, applied in order (`targets.TARGETS`).
         opset: The opset of the result, or "auto": raised if a rewrite needs it and nothing is lost.
         strict: Any refusal makes `exit_code` 1.
+        allow_larger: New constants may take any number of bytes: copies of shared weights, maps of image borders.
         only: Shell patterns; only norms whose name matches one are converted.
         exclude: Shell patterns; norms whose name matches one are left.
         allow_changed_outputs: Outputs of the model that may be delivered centered.
@@ -126,10 +76,10 @@ def convert(
     document = open_model(model)
     changeable = frozenset(_several(allow_changed_outputs))
     _known_outputs(document.model, changeable)
-    options = Options(opset, _several(only), _several(exclude), changeable, progress)
+    options = Options(opset, _several(only), _several(exclude), changeable, allow_larger, progress)
     applied = [Applied.nothing(document.model)]
     for name in names:
-        applied.append(apply_target(name, applied[-1].model, options))
+        applied.append(apply_target(name, applied[-1], options))
     steps = applied[1:]
     current, rewrites = applied[-1].model, tuple(rewrite for step in steps for rewrite in step.rewrites)
     result = to_kind(document, current, model)

@@ -86,7 +86,8 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
 def rebundle(bundles: Iterable[Bundle]) -> None:
     """Put together again, in place, every bundle whose pieces are all still there."""
     for bundle in bundles:
-        if all(node.graph is not None for node in (*bundle.sums, bundle.norm)) and _is_whole(bundle):
+        pieces_are_there = all(node.graph is not None for node in (*bundle.sums, bundle.norm))
+        if pieces_are_there and all(node.op_type == "Add" for node in bundle.sums) and _is_whole(bundle):
             _put_together(bundle)
 
 

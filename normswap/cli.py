@@ -156,19 +156,21 @@ def main() -> None:
 @verbose_option
 def inspect(model: Path, as_json: bool, verbose: bool) -> None:
     """Show the norms of MODEL, how they are spelled, what each can become, and if not, why."""
-    from normswap import terminal
+    from normswap import terminal, terminal_inspection
 
     with terminal.progress("reading the model"):
         inspection = normswap.inspect(model)
     if as_json:
         _print_json(inspection.to_json())
     else:
-        terminal.show_inspection(terminal.console(), inspection, verbose=verbose)
+        terminal_inspection.show_inspection(terminal.console(), inspection, verbose=verbose)
 
 
 @main.command(short_help="Rewrite the norms of a model.")
 @click.argument("model", type=model_path)
-@click.option("--to", "targets", multiple=True, required=True, metavar="TARGET", help="rmsnorm. Repeatable, in order.")
+@click.option(
+    "--to", "targets", multiple=True, required=True, metavar="TARGET", help="rmsnorm, folded or weightnorm. Repeatable."
+)
 @click.option("-o", "--output", type=model_path, metavar="PATH", help="[default: MODEL.TARGET.onnx beside MODEL]")
 @click.option(
     "--opset",
@@ -186,6 +188,7 @@ def inspect(model: Path, as_json: bool, verbose: bool) -> None:
     metavar="NAME",
     help="Model output NAME may be delivered centered. Repeatable.",
 )
+@click.option("--allow-larger", is_flag=True, help="The model may grow: copies of shared weights cost nothing.")
 @click.option("--strict", is_flag=True, help="Any refusal is a failure.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.option("--no-check", is_flag=True, help="Do not run the result in onnxruntime. The proofs remain.")
@@ -200,6 +203,7 @@ def convert(
     only: tuple[str, ...],
     exclude: tuple[str, ...],
     allow_changed_outputs: tuple[str, ...],
+    allow_larger: bool,
     strict: bool,
     dry_run: bool,
     no_check: bool,
@@ -217,6 +221,7 @@ def convert(
             targets,
             opset=opset,
             strict=strict,
+            allow_larger=allow_larger,
             only=only,
             exclude=exclude,
             allow_changed_outputs=allow_changed_outputs,

@@ -7,7 +7,6 @@ once more in the opset the model had.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,8 +17,8 @@ import onnx_ir as ir
 from normswap import regroup
 from normswap.emit import NotFinite
 from normswap.errors import UsageError
-from normswap.ledger import Inventory, Refusal, Rewrite
-from normswap.norm import Norm
+from normswap.inventory import inventory
+from normswap.ledger import Inventory, Proof, Refusal, Rewrite
 from normswap.reference import Floats
 from normswap.session import Session
 from normswap.targets import TARGETS, Selection, Target
@@ -34,6 +33,7 @@ class Options:
     only: Sequence[str]
     exclude: Sequence[str]
     changeable: frozenset[str]
+    allow_larger: bool
     progress: Callable[[str], None]
 
 
@@ -56,39 +56,39 @@ class Applied:
         return Applied(model, empty, empty)
 
 
-def apply_target(name: str, model: ir.Model, options: Options) -> Applied:
-    """`model` after the target `name`, which is `model` itself where nothing could be done.
+def apply_target(name: str, applied: Applied, options: Options) -> Applied:
+    """The model of `applied` after the target `name`; it stays itself where nothing could be done.
 
     Raises `UsageError` if a pinned opset cannot be reached without a loss.
     """
     target = TARGETS[name]
     options.progress(f"{name}: looking for norms")
-    trial = Session.of(model, options.changeable, proving=False)
-    before = inventory(model, trial.norms)
-    names = {norm.output.name or "": norm.name for norm in trial.norms}
-    sites, unread = _sites(trial.norms, target, options), _unread(trial, target)
-    unchanged = Applied(model, before, before, candidates=len(sites) + len(unread))
+    model = applied.model
+    trial = _session(applied, model, options, proving=False)
+    before, names = trial.inventory(), target.sites(trial)
+    sites, unread = _selected(names, trial, options), _unread(trial, target)
+    unchanged = Applied(model, before, before, candidates=len(sites) + len(unread), unrounded=applied.unrounded)
     try:
         selection = target.choose(trial, sites)
     except NotFinite as error:
         return replace(unchanged, refused=(*unread, *_not_finite(names, sites, error)))
     refused = (*trial.refused, *unread)
-    if not selection.centers:
+    if not selection.sites:
         return replace(unchanged, refused=refused)
-    options.progress(f"{name}: moving and proving {len(selection.centers)} norms")
+    options.progress(f"{name}: moving and proving {len(selection.sites)} norms")
     try:
-        session, spelled = _run(target, model, selection, options)
+        session, spelled = _run(target, applied, selection, options)
     except NotFinite as error:
-        return replace(unchanged, refused=(*refused, *_not_finite(names, selection.centers, error)))
+        return replace(unchanged, refused=(*refused, *_not_finite(names, selection.sites, error)))
     refused = (*refused, *session.refused)
-    after = inventory(session.model, session.norms)
-    if after.norms.get(target.result, 0) <= before.norms.get(target.result, 0):
+    after = session.inventory()
+    if not session.rewrites or not target.achieved(before.norms, after.norms):
         return replace(unchanged, refused=refused)  # what only served norms that failed is not kept without them
     return replace(
         unchanged,
         model=session.model,
         after=after,
-        rewrites=(*session.rewrites, *spelled),
+        rewrites=(*session.rewrites, *spelled, *(_inline_entry(name) for name in session.inlined)),
         refused=refused,
         unrounded=session.unrounded(),
     )
@@ -99,7 +99,7 @@ def _unread(trial: Session, target: Target) -> list[Refusal]:
     return [
         Refusal(label(item.node), item.reason_id, item.reason)
         for item in trial.unrecognized
-        if operator_kind(item.node) == target.kind
+        if operator_kind(item.node) in target.operators
     ]
 
 
@@ -107,10 +107,24 @@ def _not_finite(names: Mapping[str, str], sites: Iterable[str], error: NotFinite
     return tuple(Refusal(names[site], "not-finite", str(error)) for site in sorted(sites))
 
 
-def _run(target: Target, model: ir.Model, selection: Selection, options: Options) -> tuple[Session, list[Rewrite]]:
+def _inline_entry(name: str) -> Rewrite:
+    return Rewrite(name, "inline", True, Proof(0, 0.0))
+
+
+def _session(applied: Applied, model: ir.Model, options: Options, *, proving: bool) -> Session:
+    return Session.of(
+        model,
+        options.changeable,
+        allow_larger=options.allow_larger,
+        unrounded=applied.unrounded,
+        proving=proving,
+    )
+
+
+def _run(target: Target, applied: Applied, selection: Selection, options: Options) -> tuple[Session, list[Rewrite]]:
     results: list[tuple[Session, list[Rewrite]]] = []
-    for base in regroup.bases(model, options.opset):
-        session = Session.of(base, options.changeable)
+    for base in regroup.bases(applied.model, options.opset, target.opset):
+        session = _session(applied, base, options, proving=True)
         target.run(session, selection)
         results.append((session, regroup.write(session)))
         if regroup.is_accepted(session.model):
@@ -118,40 +132,18 @@ def _run(target: Target, model: ir.Model, selection: Selection, options: Options
     return results[-1]
 
 
-def _sites(norms: Sequence[Norm], target: Target, options: Options) -> frozenset[str]:
-    """The output names of the norms that the target is about and that the patterns select.
+def _selected(names: Mapping[str, str], trial: Session, options: Options) -> frozenset[str]:
+    """Those of the target's sites whose names the patterns select.
 
-    Raises `UsageError` for a pattern that matches no norm: most likely a slip of the pen.
+    Raises `UsageError` for a pattern that matches nothing: most likely a slip of the pen.
     """
-    names = [norm.name for norm in norms]
+    known = {*names.values(), *(norm.name for norm in (*trial.norms, *trial.affines))}
     for pattern in (*options.only, *options.exclude):
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(fnmatchcase(name, pattern) for name in known):
             raise UsageError(f"no norm is called `{pattern}`; `normswap inspect` lists their names")
 
     def wanted(name: str) -> bool:
         included = not options.only or any(fnmatchcase(name, pattern) for pattern in options.only)
         return included and not any(fnmatchcase(name, pattern) for pattern in options.exclude)
 
-    return frozenset(norm.output.name or "" for norm in norms if norm.kind == target.kind and wanted(norm.name))
-
-
-def inventory(model: ir.Model, norms: Iterable[Norm]) -> Inventory:
-    """What the model consists of."""
-    return Inventory(
-        model.opset_imports.get(""), count_nodes(model), count_bytes(model), dict(Counter(norm.kind for norm in norms))
-    )
-
-
-def count_nodes(model: ir.Model) -> int:
-    """The number of nodes, in the main graph and in control-flow bodies."""
-    return sum(1 for graph in model.graphs() for _ in graph)
-
-
-def count_bytes(model: ir.Model) -> int:
-    """The bytes of all constants: initializers, and tensors in Constant nodes, where some exporters keep weights."""
-    stored = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
-    nodes = (node for graph in model.graphs() for node in graph if node.op_type == "Constant")
-    written = (
-        attribute.as_tensor() for node in nodes for name, attribute in node.attributes.items() if name == "value"
-    )
-    return sum(tensor.nbytes for tensor in (*stored, *written) if tensor is not None)
+    return frozenset(site for site, name in names.items() if wanted(name))

@@ -27,8 +27,9 @@ class Discovery:
     steps: dict[ir.Node, Step] = field(default_factory=dict)
     labels: dict[ir.Value, Map] = field(default_factory=dict)
     goals: Mapping[Norm, Goal] = field(default_factory=dict)
-    blocked: dict[ir.Value, Blocked] = field(default_factory=dict)  # pull: values whose producer cannot move
+    blocked: dict[ir.Value, Blocked] = field(default_factory=dict)  # values whose producer (push: a reader) cannot move
     foreign: dict[ir.Value, list[Foreign]] = field(default_factory=dict)  # readers that keep the old form
+    conflicts: set[ir.Value] = field(default_factory=set)  # values at which goals of this problem exclude each other
 
 
 def discover_pull(scene: Scene, goals: Sequence[Goal]) -> Discovery:
@@ -59,7 +60,8 @@ def _pull_from(scene: Scene, found: Discovery, work: list[tuple[ir.Value, Map]])
         value, a_map = work.pop()
         if value in found.labels:
             if not maps.same(found.labels[value], a_map):
-                found.blocked[value] = Blocked("coarser-groups", "a value that is centered in two different ways")
+                found.blocked[value] = Blocked("coarser-groups", "a value that is mapped in two different ways")
+                found.conflicts.add(value)
             continue
         found.labels[value] = a_map
         answer = _pull_through(scene, found, value, a_map)
@@ -86,13 +88,20 @@ def _pull_through(scene: Scene, found: Discovery, value: ir.Value, a_map: Map) -
         return Blocked("opaque-producer", f"the input `{value.name}`")
     if node in found.steps:
         return found.steps[node]
-    if node in scene.owners:
-        norm = scene.owners[node]
+    norm = wall(scene, found, node, a_map)
+    if norm is not None:
+        if norm in found.goals:
+            found.conflicts.add(value)
         return Blocked("post-norm", f"{norm.kind} `{norm.name}`, whose gain would have to keep the mean at zero")
     answer = transfer(Request(node, a_map, None, scene.facts, value.index() or 0))
-    if isinstance(answer, Blocked) and "`" not in answer.detail:
-        return Blocked(answer.reason_id, f"{node.op_type} `{node.name or value.name}`, {answer.detail}")
-    return answer
+    return _named_block(answer, node) if isinstance(answer, Blocked) else answer
+
+
+def _named_block(answer: Blocked, node: ir.Node) -> Blocked:
+    """The answer with the operator that gave it, unless it names one itself."""
+    if "`" in answer.detail:
+        return answer
+    return Blocked(answer.reason_id, f"{node.op_type} `{node.name or node.outputs[0].name}`, {answer.detail}")
 
 
 def _retract(found: Discovery) -> None:
@@ -107,6 +116,7 @@ def _retract(found: Discovery) -> None:
                 label = found.labels.get(given(value))
                 if not _agree(label, a_map):
                     del found.steps[node]
+                    found.conflicts.add(given(value))
                     for output in node.outputs:
                         found.blocked.setdefault(output, Blocked("coarser-groups", f"{node.op_type} `{node.name}`"))
                     changed = True
@@ -128,10 +138,19 @@ def discover_push(scene: Scene, goals: Sequence[Goal]) -> Discovery:
             continue
         found.labels[value] = a_map
         for use in value.uses():
-            if use.node in found.steps or use.node in scene.owners or use.node.graph is not _graph_of(value):
+            if use.node.graph is not _graph_of(value):
+                continue
+            owner = wall(scene, found, use.node, a_map)
+            if use.node in found.steps or owner in found.goals:
+                found.conflicts.add(value)
+            if use.node in found.steps or owner is not None:
                 continue
             answer = transfer(Request(use.node, a_map, use.idx, scene.facts))
-            if isinstance(answer, Step) and not any(use.node.outputs[p] in found.labels for p in answer.outputs):
+            if isinstance(answer, Blocked):
+                found.blocked.setdefault(value, _named_block(answer, use.node))
+            elif any(use.node.outputs[p] in found.labels for p in answer.outputs):
+                found.conflicts.add(value)
+            else:
                 found.steps[use.node] = answer
                 work += [(use.node.outputs[position], made) for position, made in answer.outputs.items()]
     _find_foreign(scene, found)
@@ -190,6 +209,14 @@ def _named(scene: Scene, value: ir.Value, reader: ir.Node) -> Foreign:
     if owner is None:
         return Foreign(value, "foreign-reader", f"{node.op_type} `{node.name}`")
     return Foreign(value, "foreign-reader", f"{owner.kind} `{owner.name}` over other elements")
+
+
+def wall(scene: Scene, found: Discovery, node: ir.Node, a_map: Map) -> Norm | None:
+    """The norm that `node` belongs to and that the map cannot enter; one that is an operator may take an Affine in."""
+    norm = scene.owners.get(node)
+    if norm is None or norm in found.goals or norm.nodes != (node,) or a_map.centers:
+        return norm
+    return None
 
 
 def goal_reading(scene: Scene, found: Discovery, node: ir.Node, value: ir.Value) -> Goal | None:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from normswap import maps
+from normswap import bends, maps
 from normswap.facts import Facts
 from normswap.maps import Integers, Map
 from normswap.reference import Array, Floats
 from normswap.transfer.attention import rows_sum_to_one
-from normswap.transfer.step import Step
+from normswap.transfer.step import Along, Step
 
 # How many positions are kept of an axis that the map does not look at and that may be cut.
 CUT = 16
@@ -65,6 +65,8 @@ class Drawing:
             return self.constant(index)
         derived = None if index in self.step.indices else facts.derived(value)
         if derived is not None:
+            for axis, kept in self.cuts.get(index, {}).items():
+                derived = derived.take(kept, axis)
             return derived
         shape = self.step.probes.get(index, facts.shape(value))
         if shape is None:
@@ -72,21 +74,28 @@ class Drawing:
         cut = self.cuts.get(index, {})
         shape = tuple(len(cut[axis]) if axis in cut else size for axis, size in enumerate(shape))
         if index in self.step.indices:
-            return self.random.integers(0, self._positions(index), shape)
+            return self.random.integers(0, self._size(self.step.indices[index]), shape)
+        if index in self.step.lengths:
+            return self.random.integers(1, self._size(self.step.lengths[index]) + 1, shape)
         if dtype == ir.DataType.BOOL:
             return self.random.random(shape) < 0.5
         if dtype is not None and not dtype.is_floating_point():
             return self.random.integers(0, 2, shape)
+        found = bends.levels(facts, self.node, self.step, index, self.constant)
+        if found:
+            return bends.straddling(self.random, shape, found, DEVIATION)
         numbers = self.random.normal(MEAN, DEVIATION, shape)
         if rows_sum_to_one(value, facts):  # as a softmax gives them, whatever may stand behind it
             numbers = np.exp(numbers) / np.exp(numbers).sum(axis=-1, keepdims=True)
         return numbers
 
-    def _positions(self, index: int) -> int:
-        """How many positions the indices at input `index` may choose from."""
-        target = self.step.indices[index]
-        kept = self.cuts.get(target.index, {}).get(target.axis)
-        return (self.facts.shape(self._value(target.index)) or (1,))[target.axis] if kept is None else len(kept)
+    def _size(self, along: Along) -> int:
+        """How large the probe of an input is along an axis."""
+        kept = self.cuts.get(along.index, {}).get(along.axis)
+        if kept is not None:
+            return len(kept)
+        shape = self.step.probes.get(along.index, self.facts.shape(self._value(along.index)))
+        return (shape or (1,))[along.axis]
 
     def _value(self, index: int) -> ir.Value:
         value = self.node.inputs[index]

@@ -66,8 +66,7 @@ class Emitter:
     def constant(self, name: str, base: ir.Value | Shape, a_map: Map, dtype: ir.DataType) -> ir.Value:
         """An initializer: `a_map` applied to `base` (a shape: zeros), in float64, rounded once to `dtype`.
 
-        Raises `NotFinite` where it does not fit into `dtype`; a large one of a wide type, which hardly can, raises it
-        when it is written.
+        Raises `NotFinite` where it does not fit into `dtype`; a large one raises it when it is written.
         """
         facts = self.facts
         value = ir.Value(name=self.name(name), type=ir.TensorType(dtype))
@@ -76,12 +75,10 @@ class Emitter:
         assert shape is not None
 
         def tensor() -> ir.TensorProtocol:
-            return ir.tensor(_rounded(facts.float64(value), dtype, value.name or ""), dtype=dtype, name=value.name)
+            return ir.tensor(rounded(facts.float64(value), dtype, value.name or ""), dtype=dtype, name=value.name)
 
         missing = a_map.rank - len(shape)
         grows = missing > 0 or any(size == 1 and a_map.varies(axis + missing) for axis, size in enumerate(shape))
-        if self.eager and dtype.bitwidth < ir.DataType.FLOAT.bitwidth:
-            tensor()  # narrow types overflow: find out before the plan is accepted
         if grows or (self.eager and int(np.prod(shape, dtype=np.int64)) <= EAGER):
             value.const_value = tensor()
         else:
@@ -119,7 +116,8 @@ class Emitter:
         return ir.Node(domain, operator, inputs, dict(attributes or {}), outputs=[output], name=taken)
 
 
-def _rounded(array: Floats, dtype: ir.DataType, name: str) -> npt.NDArray[np.generic]:
+def rounded(array: Floats, dtype: ir.DataType, name: str) -> npt.NDArray[np.generic]:
+    """`array` in `dtype`. Raises `NotFinite` where it does not fit."""
     with np.errstate(over="ignore"):
         rounded = array.astype(dtype.numpy())
     if not np.isfinite(rounded.astype(np.float64)).all():
@@ -177,6 +175,32 @@ def canonical(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
     if bias is not None and not norm.parts.center:
         nodes.append(emitter.node("Add", [nodes[0].outputs[0], bias], f"{norm.name}/shift", like))
     return nodes
+
+
+def affine(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
+    """The Affine of a norm without statistics: a BatchNormalization if it is one and whole, else a Mul and an Add."""
+    nodes: list[ir.Node] = []
+    if norm.kind == "BatchNorm" and norm.gain is not None and norm.bias is not None:
+        return [_batch_normalization(emitter, norm, norm.gain.array, norm.bias.array, source)]
+    for operator, word, parameter in (("Mul", "gain", norm.gain), ("Add", "bias", norm.bias)):
+        if parameter is not None:
+            last = nodes[-1].outputs[0] if nodes else source
+            constant = emitter.parameter(parameter.array, f"{norm.name}/{word}", norm.output)
+            nodes.append(emitter.node(operator, [last, constant], f"{norm.name}/{operator.lower()}", norm.output))
+    return nodes
+
+
+def _batch_normalization(emitter: Emitter, norm: Norm, gain: Floats, bias: Floats, source: ir.Value) -> ir.Node:
+    """gain · x + bias as a BatchNormalization with mean 0, variance 1 and no ε."""
+    channels = (emitter.facts.dims(norm.output) or (0, 0))[1] or 0
+    arrays = {"scale": gain, "B": bias, "mean": np.zeros(()), "var": np.ones(())}
+    dtype = emitter.facts.dtype(norm.output) or ir.DataType.FLOAT
+    inputs = [
+        emitter.constant(f"{norm.name}/{word}", (channels,), maps.affine(1, shift=array.reshape(-1)), dtype)
+        for word, array in arrays.items()
+    ]
+    attributes = {"epsilon": ir.AttrFloat32("epsilon", norm.epsilon)}
+    return emitter.node("BatchNormalization", [source, *inputs], f"{norm.name}/norm", norm.output, attributes)
 
 
 def _epsilon(facts: Facts, norm: Norm) -> npt.NDArray[np.generic]:

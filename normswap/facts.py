@@ -6,7 +6,7 @@ too, and those that a plan made are computed in float64 from what they were made
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -43,6 +43,7 @@ class Facts:
     constants: dict[ir.Value, bool] = field(default_factory=dict)
     evaluated: dict[ir.Value, Array] = field(default_factory=dict)
     moved: dict[ir.Value, tuple[ir.Value | Shape, Map]] = field(default_factory=dict)
+    by_axis: bool = False  # whether free dimensions are taken for equal because they are on the same axis
 
     def shape(self, value: ir.Value, binding: int = 0) -> Shape | None:
         """The shape of `value` under `binding` (0 or 1), or None where nothing could find it."""
@@ -120,7 +121,8 @@ class Facts:
         except reference.Unexecutable:
             return None
         output, dtype = outputs[value.index() or 0], self.dtype(value)
-        return output if dtype is None else output.astype(dtype.numpy())
+        with np.errstate(over="ignore"):
+            return output if dtype is None else output.astype(dtype.numpy())
 
     def float64(self, value: ir.Value, cut: Mapping[int, npt.NDArray[np.int64]] | None = None) -> Floats:
         """A constant in float64, cut to the given indices along some axes, before any rounding to its own type.
@@ -140,10 +142,34 @@ class Facts:
             raise KeyError(f"`{value.name}` is not a constant")
         return np.asarray(reference.promote(_taken(found, cut)), dtype=np.float64)
 
+    def inherit(self, value: ir.Value, numbers: Callable[[], Floats]) -> None:
+        """Record that the constant `value` is stored rounded, and that `numbers` computes it in float64."""
+        shape = self.shape(value) or ()
+        self.move(value, shape, maps.affine(len(shape), shift=maps.Deferred(shape, numbers)))
+
     def move(self, new: ir.Value, base: ir.Value | Shape, a_map: Map) -> None:
         """Record that the constant `new` is `a_map` applied to `base` (a shape stands for zeros of that shape)."""
         self.moved[new] = (base, a_map)
         self.constants[new] = True
+
+    def origin(self, value: ir.Value) -> ir.Value:
+        """The constant that `value` is another name of: exporters put one Identity per use before a shared weight."""
+        node = value.producer()
+        while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+            if not self.is_constant(node.inputs[0]):
+                break
+            value, node = node.inputs[0], node.inputs[0].producer()
+        return value
+
+    def readers(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
+        """Who reads a constant, under its own or another name: the nodes, and which of their inputs it is."""
+        found: list[tuple[ir.Node, int]] = []
+        for use in value.uses():
+            if use.node.op_type == "Identity" and not use.node.outputs[0].is_graph_output():
+                found += self.readers(use.node.outputs[0])
+            else:
+                found.append((use.node, use.idx))
+        return found
 
     def derived(self, value: ir.Value, binding: int = 0) -> Array | None:
         """The array of `value` under `binding` where it follows from constants and shapes alone; else None."""

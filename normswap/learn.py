@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from normswap import reference
+from normswap import loops, reference
 from normswap.facts import NOT_DETERMINISTIC, SMALL, Facts, has_subgraph
 from normswap.maps import Shape
 from normswap.reference import Array
@@ -44,7 +44,9 @@ UNINFERABLE = (
 )
 # Norm operators that onnx has no schema for (in a domain of onnxruntime's, or before the opset that brought them).
 NORM_OPERATORS = frozenset(
-    (domain, name) for domain, name in reference.STAND_INS if name.endswith("Normalization") or domain == "normswap"
+    (domain, name)
+    for domain, name in reference.STAND_INS
+    if (name.endswith("Normalization") and name != "BatchNormalization") or domain == "normswap"
 )
 
 
@@ -102,7 +104,7 @@ def learn(model: ir.Model) -> Facts:
     """All facts that shape inference and constants give; `observe` fills what they leave open."""
     best, fewest = Facts(model), -1
     for by_axis, spatial in itertools.product((False, True), SPATIAL_SIZES):
-        facts = Facts(model)
+        facts = Facts(model, by_axis=by_axis)
         for binding in range(2):
             shapes = bind(model.graph.inputs, PRIMES[binding], spatial[binding], by_axis=by_axis)
             facts.shapes[binding].update(shapes)
@@ -122,7 +124,11 @@ def walk(facts: Facts, graph: ir.Graph, binding: int) -> None:
             for value in subgraph.inputs:
                 if value.shape is not None and all(isinstance(dim, int) for dim in value.shape):
                     facts.shapes[binding][value] = tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]
+            carried = loops.enter(facts, node, subgraph, binding)
             walk(facts, subgraph, binding)
+            if not loops.keeps_shapes(facts, carried, binding):
+                loops.forget(facts, subgraph, binding)
+                walk(facts, subgraph, binding)
         _infer(facts, node, binding)
         for value in node.outputs:
             facts.is_constant(value)  # asked in the order of the graph, it never recurses through the whole of it

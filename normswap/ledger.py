@@ -53,8 +53,26 @@ class Can(TypedDict):
 
 
 @dataclass(frozen=True)
+class Conditioning:
+    """Of one constant Affine: the range of |gain|, its dead channels, and the largest constants it was moved into.
+
+    `largest_weight_before` and `_after` are over all constants that took a part of it in, None where none did;
+    `float16_headroom` is how many times larger they could be before float16 overflows.
+    """
+
+    smallest_gain: float
+    largest_gain: float
+    channels: int
+    dead: int
+    nearly_dead: int
+    largest_weight_before: float | None = None
+    largest_weight_after: float | None = None
+    float16_headroom: float | None = None
+
+
+@dataclass(frozen=True)
 class NormRow:
-    """One norm as `inspect` reports it."""
+    """One norm as `inspect` reports it; `conditioning` is that of folding its gain, where it has a constant one."""
 
     name: str
     kind: str
@@ -69,6 +87,7 @@ class NormRow:
     graph: str
     can: Mapping[str, Can] = field(default_factory=dict)
     variant: str = ""
+    conditioning: Conditioning | None = None
 
 
 @dataclass(frozen=True)

@@ -30,17 +30,21 @@ class Unmappable(Exception):
 
 @dataclass(eq=False)
 class Deferred:
-    """A float64 array of known shape that is computed when somebody first looks at its numbers."""
+    """A float64 array of known shape that is computed when somebody looks at its numbers, and then kept if `keep`."""
 
     shape: Shape
     function: Callable[[], Floats]
+    keep: bool = True
     _value: Floats | None = field(default=None, repr=False)
 
     def force(self) -> Floats:
         """The array itself."""
-        if self._value is None:
-            self._value = np.broadcast_to(self.function(), self.shape)
-        return self._value
+        if self._value is not None:
+            return self._value
+        array = np.broadcast_to(self.function(), self.shape)
+        if self.keep:
+            self._value = array
+        return array
 
 
 @dataclass(frozen=True, eq=False)

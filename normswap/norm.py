@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from normswap.reference import Floats
 
-Kind = Literal["LayerNorm", "RMSNorm", "Affine"]
+Kind = Literal["LayerNorm", "RMSNorm", "BatchNorm", "Affine"]
 Spelling = Literal["operator", "decomposed"]
 
 
@@ -29,6 +29,7 @@ class Parts:
 PARTS: Mapping[Kind, Parts] = {
     "LayerNorm": Parts(center=True, root_mean_square=True),
     "RMSNorm": Parts(center=False, root_mean_square=True),
+    "BatchNorm": Parts(center=False, root_mean_square=False),
     "Affine": Parts(center=False, root_mean_square=False),
 }
 

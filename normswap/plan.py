@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from normswap import maps, prices
 from normswap.cut import Choices
 from normswap.discover import Discovery, discover_pull, discover_push, given, goal_reading, is_invariant
-from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.scene import Direction, Goal, Scene
 from normswap.transfer import Step
@@ -50,7 +50,7 @@ def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
             choices.forbid(goal)
     for value, a_map in found.labels.items():
         producer = value.producer()
-        price = _explicit_price(scene.facts, value, a_map)
+        price = _explicit_price(scene, value, a_map)
         if producer in found.steps:
             if price is None:
                 choices.requires(("form", value), producer)
@@ -73,7 +73,7 @@ def plan_pull(scene: Scene, goals: Sequence[Goal]) -> Plan:
                 reading = goal_reading(scene, found, use.node, value)
                 if reading is not None and not is_invariant(scene, use.node, use.idx, value, reading.map):
                     choices.requires(node, reading)
-    _price_constants(scene.facts, found, choices)
+    _price_constants(scene, found, choices)
     chosen = choices.best()
     steps = {node: step for node, step in found.steps.items() if node in chosen}
     made = {value: a_map for value, a_map in found.labels.items() if value.producer() in steps}
@@ -94,7 +94,7 @@ def plan_push(scene: Scene, goals: Sequence[Goal]) -> Plan:
         choices.gains(goal, goal.price)
     for value, a_map in found.labels.items():
         maker = makers[value]
-        price = _explicit_price(scene.facts, value, a_map)
+        price = _explicit_price(scene, value, a_map)
         if price is None:
             choices.requires(maker, ("old form unneeded", value))
         else:
@@ -105,7 +105,7 @@ def plan_push(scene: Scene, goals: Sequence[Goal]) -> Plan:
             if use.node in found.steps and use.idx in found.steps[use.node].inputs:
                 choices.requires(("old form unneeded", value), use.node)
                 choices.requires(use.node, maker)
-    _price_constants(scene.facts, found, choices)
+    _price_constants(scene, found, choices)
     chosen = choices.best()
     steps = {node: step for node, step in found.steps.items() if node in chosen}
     made = {value: a_map for value, a_map in found.labels.items() if makers[value] in chosen}
@@ -116,20 +116,22 @@ def plan_push(scene: Scene, goals: Sequence[Goal]) -> Plan:
 # --- prices ---------------------------------------------------------------------------------------------------------
 
 
-def _explicit_price(facts: Facts, value: ir.Value, a_map: Map) -> int | None:
+def _explicit_price(scene: Scene, value: ir.Value, a_map: Map) -> int | None:
     """The price of one explicit map on `value`; None where it cannot be written in a few operators."""
+    facts = scene.facts
     dims = facts.dims(value)
-    if dims is None:
+    if dims is None or not scene.allow_explicit:
         return None
     if a_map.centers:
         whole = all(a_map.group.shape[axis] in (1, dims[axis]) for axis in range(a_map.rank))
         single = bool((a_map.group == a_map.group.flat[0]).all())
         plain = not (a_map.scales or a_map.shifts) and a_map.group.size > 1
         return prices.center(value, facts) if whole and single and plain else None
-    return (a_map.scales + a_map.shifts) * prices.elementwise(value, facts)
+    numbers = 0 if scene.allow_larger else int(np.prod(a_map.scale.shape) + np.prod(a_map.shift.shape))
+    return (a_map.scales + a_map.shifts) * prices.elementwise(value, facts) + prices.storage(numbers)
 
 
-def _price_constants(facts: Facts, found: Discovery, choices: Choices) -> None:
+def _price_constants(scene: Scene, found: Discovery, choices: Choices) -> None:
     """A constant is replaced for free if all its readers move alike; otherwise the new one is a copy."""
     users: dict[tuple[ir.Value, Hashable], list[tuple[ir.Node, int]]] = {}
     for node, step in found.steps.items():
@@ -137,12 +139,13 @@ def _price_constants(facts: Facts, found: Discovery, choices: Choices) -> None:
             if index in step.created:
                 choices.costs(node, 1)
                 continue
-            users.setdefault((given(node.inputs[index]), a_map.key()), []).append((node, index))
+            constant = scene.facts.origin(given(node.inputs[index]))
+            users.setdefault((constant, a_map.key()), []).append((node, index))
     for (constant, key), slots in users.items():
         form, alone = ("copy", constant, key), ("replaced", constant, key)
         for node, _ in slots:
             choices.requires(node, form)
             choices.requires(alone, node)
-        if any((use.node, use.idx) not in slots for use in constant.uses()) or constant.is_graph_output():
+        if any(reader not in slots for reader in scene.facts.readers(constant)) or constant.is_graph_output():
             choices.forbid(alone)
-        choices.costs_without(form, alone, prices.copy(constant, facts))
+        choices.costs_without(form, alone, 0 if scene.allow_larger else prices.copy(constant, scene.facts))

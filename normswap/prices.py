@@ -15,6 +15,9 @@ LAUNCH = 1000
 # How often each operator touches its elements; relative times on onnxruntime's CPU kernels at [1, 128, 768] are
 # LayerNorm 1.00, RMSNorm 0.56, RMSNorm + Add 0.82 (MATH.md §7), which these reproduce as 4 : 2 : 3.
 LAYER_NORM, ROOT_MEAN_SQUARE, ELEMENTWISE = 4, 2, 1
+# A core multiplies and adds this many pairs of numbers in a matrix product in the time in which it touches an element:
+# two vector instructions a cycle on 8 float32 each, against an element loaded and stored.
+PRODUCTS_PER_ELEMENT = 16
 # An explicit Center is a ReduceMean and a Sub.
 CENTER_OPERATORS, CENTER_PASSES = 2, 2
 # A new constant is not touched more often than the old one; it costs memory and disk. 64 bytes, a cache line, weigh as
@@ -40,6 +43,20 @@ def elementwise(value: ir.Value, facts: Facts) -> int:
     return LAUNCH + ELEMENTWISE * elements(value, facts)
 
 
+def linear(products: int, value: ir.Value, facts: Facts) -> int:
+    """One Conv, Gemm or MatMul that makes `value`, each element from so many products."""
+    return LAUNCH + elements(value, facts) * (PRODUCTS_PER_ELEMENT + products) // PRODUCTS_PER_ELEMENT
+
+
+def operand(value: ir.Value, facts: Facts) -> int:
+    """One operand of a norm operator that makes `value`, a gain or a bias.
+
+    A LayerNormalization without bias takes 0.93 to 0.99 of the time of one with it (MATH.md §7): of four passes, that
+    is at most a quarter of one.
+    """
+    return elements(value, facts) // 4
+
+
 def center(value: ir.Value, facts: Facts) -> int:
     """One explicit Center of `value`."""
     return CENTER_OPERATORS * LAUNCH + CENTER_PASSES * elements(value, facts)
@@ -49,6 +66,11 @@ def layer_norm_to_rms_norm(value: ir.Value, facts: Facts, *, bias_stays: bool) -
     """What is saved when a LayerNorm of `value` becomes an RMSNorm, and an Add if its bias stays behind."""
     saved = (LAYER_NORM - ROOT_MEAN_SQUARE) * elements(value, facts)
     return saved - (elementwise(value, facts) if bias_stays else 0)
+
+
+def storage(numbers: int) -> int:
+    """A new constant of so many float32 numbers; none is cheaper than a fraction of one element."""
+    return numbers * 4 // BYTES_PER_ELEMENT
 
 
 def copy(constant: ir.Value, facts: Facts) -> int:

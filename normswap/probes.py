@@ -71,7 +71,7 @@ def _setting(region: Region, kept: frozenset[int] | None, binding: int, facts: F
     counts = _counts(facts.shape(region.x, binding) or ())
     arrays = {}
     for value in region.externals:
-        array = facts.derived(value, binding)
+        array = facts.float64(value) if value in facts.moved else facts.derived(value, binding)
         if array is None:
             return None
         factor = all(node.op_type in FACTORS for node in value.consumers() if node in region.nodes)
@@ -106,6 +106,9 @@ def kept_axes(region: Region, facts: Facts) -> frozenset[int] | None:
             kept.update(range(2, rank))
         elif node.op_type in regions.MATRIX_PRODUCTS:
             kept.update((rank - 2, rank - 1))
+        if node.op_type in regions.CHANNELWISE:
+            kept.add(1)
+            continue
         for place, value in enumerate(node.inputs):
             if value is not None and value in region.externals and place not in _operands(node):
                 sizes = facts.shape(value) or ()

@@ -53,6 +53,10 @@ REASONS: Mapping[str, Reason] = {
     "does-not-commute": Reason("an operator on the way does not commute with the map", "none"),
     "unknown-shape": Reason("the shape of the value could not be found", "add shapes to the model, or fix the input"),
     "subgraph-capture": Reason("the value is read inside a control-flow body", "none"),
+    "shared-weights": Reason(
+        "the weight is read by others, too, which need it as it is; a copy would cost more than it saves",
+        "--allow-larger makes the copy",
+    ),
     "not-worthwhile": Reason("the rewrite is exact, but the result would cost as much as it saves", "none"),
     "already": Reason("the norm is already of the wanted kind", "nothing to do"),
     "not-finite": Reason(
@@ -64,9 +68,30 @@ REASONS: Mapping[str, Reason] = {
     "no-bias": Reason("a shift would need a bias where there is none", "none"),
     "training-mode": Reason("a Dropout or a norm is in training mode", "export the model for inference"),
     "zero-padding": Reason("a shift before zero padding would be another one at the border", "none"),
+    "negative-scale": Reason("a negative factor does not pass a maximum or a rectifier", "none"),
+    "piecewise-bounds": Reason(
+        "the bounds of a Clip are one number each, or computed at run time, and cannot take what differs from place to "
+        "place",
+        "none",
+    ),
+    "not-parallel": Reason(
+        "operators that are added read one value in different ways (stride, dilation, padding, groups, axis), so that "
+        "one weight cannot stand for both",
+        "none",
+    ),
     "proof-failed": Reason(
         "a step of the plan could not be proved on the model's own weights; this is a bug in normswap",
         "report it with the reproducer",
+    ),
+    # weight norm, put back
+    "narrow-type": Reason(
+        "the weight's type is too narrow to take its norms in: their squares would not be finite, or not exact",
+        "convert the model before reducing its precision",
+    ),
+    "computed-weight": Reason("the weight is computed from other constants", "fold it first: --to folded"),
+    "disagreeing-readers": Reason(
+        "the nodes that read the weight have their outputs along different axes of it, or one of them is to keep it",
+        "select them together, or give each a weight of its own",
     ),
     # recognition
     "not-a-norm": Reason("this reduction is no part of a norm", "nothing to do"),
@@ -104,8 +129,11 @@ REASONS: Mapping[str, Reason] = {
         "the gain or bias of this norm has a higher rank than its input, or fixes one of its free dimensions", "none"
     ),
     "local-function": Reason(
-        "the norm is inside a local function, which normswap does not look into yet",
-        "inline the functions first (onnx.inliner.inline_local_functions)",
+        "the norm is inside a local function that could not be inlined",
+        "give the function the opset of the model, or inline it first (onnx.inliner.inline_local_functions)",
+    ),
+    "invalid-statistics": Reason(
+        "the variance is negative, or with it the gain or bias is not finite", "mend the statistics, or train again"
     ),
     "statistics-used": Reason("the mean or deviation that this norm also gives out is used", "none"),
 }

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from normswap import fingerprint, regions, seeds, views
 from normswap.facts import Facts
 from normswap.fingerprint import Match
-from normswap.norm import Norm, Recognition, Unrecognized
+from normswap.norm import PARTS, Norm, Recognition, Unrecognized
 from normswap.regions import Region
 from normswap.views import label, unrecognized
 
@@ -78,7 +78,7 @@ def _search(graph: ir.Graph, path: str, findings: Findings) -> None:
     place = Place(path, regions.position_in(graph))
     for node in graph:
         kind = views.operator_kind(node)
-        if kind is not None:
+        if kind is not None and PARTS[kind].root_mean_square:
             _record(views.of_operator(node, kind, path, findings.facts), findings)
         elif node not in findings.covered and seeds.is_seed(node, findings.facts):
             found = _decomposed(node, place, findings)

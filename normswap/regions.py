@@ -26,6 +26,7 @@ ELEMENTWISE = PIECEWISE | {
     *("And", "Or", "Not", "Cast", "CastLike", "Identity", "Dropout"),
 }
 SUMS = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"})
+CHANNELWISE = frozenset({"BatchNormalization"})  # their constants lie along axis 1
 POOLS = frozenset({"GlobalAveragePool"})
 MATRIX_PRODUCTS = frozenset({"MatMul", "Gemm"})
 # Layout operators that keep the size of every axis they keep, so that probes may be cut along the others ...

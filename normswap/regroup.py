@@ -19,17 +19,17 @@ from normswap.opset import raise_opset
 from normswap.session import Session
 from normswap.spell import spell
 
-RMS_NORMALIZATION = 23  # the opset that brought the operator
 
-
-def bases(model: ir.Model, opset: int | Literal["auto"]) -> Iterator[ir.Model]:
+def bases(model: ir.Model, opset: int | Literal["auto"], wanted: int) -> Iterator[ir.Model]:
     """The models to rewrite, in order of preference; the first whose result `is_accepted` is it, else the last.
+
+    `wanted` is the opset in which the result is written best; the user's own choice comes first.
 
     Raises `UsageError` if a pinned opset cannot be reached without a loss.
     """
     present = model.opset_imports.get("", 1)
     if opset == "auto":
-        raised = raise_opset(model.clone(), RMS_NORMALIZATION) if present < RMS_NORMALIZATION else ""
+        raised = raise_opset(model.clone(), wanted) if present < wanted else ""
         if isinstance(raised, ir.Model):
             yield raised
         yield model

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from normswap.emit import DOMAIN, Emitter, canonical, explicit
+from normswap import maps, quantized
+from normswap.emit import DOMAIN, Emitter, affine, canonical, explicit
 from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.norm import Norm
@@ -27,6 +28,7 @@ class Change:
     norms: dict[Norm, Norm] = field(default_factory=dict)
     values: dict[ir.Value, ir.Value] = field(default_factory=dict)
     constants: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    aliases: list[ir.Value] = field(default_factory=list)  # other names of constants, as moved operators read them
     inserted: dict[ir.Value, ir.Value] = field(default_factory=dict)
     restored: dict[ir.Value, ir.Value] = field(default_factory=dict)  # push: what stands for the old form, to be read
 
@@ -41,6 +43,8 @@ def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
     change, emitter = Change(), Emitter.of(facts, eager=eager)
     _replace_constants(plan, emitter, change)
     for value, a_map in plan.explicit.items():
+        if a_map.is_identity:  # of a part that does nothing, such as a bias of zeros, both forms are one
+            continue
         nodes = explicit(emitter, a_map, value)
         _insert_after(value, nodes)
         change.inserted[value] = nodes[-1].outputs[0]
@@ -51,7 +55,10 @@ def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
             _restore(plan, emitter, value, nodes)
     for goal in plan.goals:
         change.norms[goal.norm] = _rebuild(plan, goal, emitter, change)
-    _drop_unused(change.constants, facts.model.graph)
+    _drop_unused(change.constants, facts)
+    for value in change.aliases:
+        if (named := value.producer()) is not None:
+            _remove_dead(named)
     _audit(plan, change, facts)
     return change
 
@@ -124,26 +131,51 @@ def _replace_constants(plan: Plan, emitter: Emitter, change: Change) -> None:
                 new = emitter.constant(f"{node.name or node.op_type}/bias", step.created[index], a_map, dtype)
                 node.resize_inputs(max(len(node.inputs), index + 1))
             else:
-                old = node.inputs[index]
-                assert old is not None
+                read = node.inputs[index]
+                assert read is not None
+                old = facts.origin(read)
+                change.aliases += [] if old is read else [read]
                 key = (old, a_map.key())
                 if key not in made:
-                    dtype = facts.dtype(old) or ir.DataType.FLOAT
-                    made[key] = emitter.constant(f"{old.name}/moved", old, a_map, dtype)
+                    made[key] = _remade(emitter, old, a_map)
                     change.constants[old] = made[key]
                 new = made[key]
             node.replace_input_with(index, new)
+        for name, number in step.attributes.items():
+            node.attributes[name] = ir.AttrFloat32(name, number)
 
 
-def _drop_unused(replaced: Mapping[ir.Value, ir.Value], graph: ir.Graph) -> None:
+def _remade(emitter: Emitter, old: ir.Value, a_map: Map) -> ir.Value:
+    """The constant `a_map` of `old`: an initializer, or where `old` is quantized the same integers on other scales."""
+    facts, producer = emitter.facts, old.producer()
+    if producer is not None:
+        facts.constant(old)  # what it is computed from may soon be gone
+    on_scales = quantized.on_scales(old, a_map, facts) if quantized.is_quantized(old) else None
+    if on_scales is None or producer is None or producer.inputs[1] is None:
+        return emitter.constant(f"{old.name}/moved", old, a_map, facts.dtype(old) or ir.DataType.FLOAT)
+    scales = producer.inputs[1]
+    factor = emitter.constant(f"{scales.name}/moved", scales, on_scales, facts.dtype(scales) or ir.DataType.FLOAT)
+    node = quantized.with_scales(old, factor, emitter.name(f"{old.name}/moved"))
+    graph = producer.graph
+    assert graph is not None
+    graph.insert_after(producer, node)
+    facts.declare(node.outputs[0], old)
+    facts.move(node.outputs[0], old, a_map)
+    return node.outputs[0]
+
+
+def _drop_unused(replaced: Mapping[ir.Value, ir.Value], facts: Facts) -> None:
+    graph = facts.model.graph
     for old, new in replaced.items():
-        if old.uses() or old.is_graph_output() or old.is_graph_input():
+        if facts.readers(old) or old.is_graph_output() or old.is_graph_input():
             continue
         if old.is_initializer() and old.graph is graph:
             name = old.name
             assert name is not None
             del graph.initializers[name]
             del graph.initializers[new.name or ""]
+            for use in list(old.uses()):  # other names, which nobody reads any more either
+                use.node.replace_input_with(use.idx, new)
             new.name = name
             graph.register_initializer(new)
         elif (node := old.producer()) is not None:
@@ -157,7 +189,23 @@ def _remove_dead(node: ir.Node) -> None:
         return
     sources = [value for value in node.inputs if value is not None]
     graph.remove(node, safe=True)
-    for value in sources:
+    drop_unread(sources)
+
+
+def become(node: ir.Node, like: ir.Node, inputs: list[ir.Value]) -> None:
+    """Let `node`, with its name and its result, do what `like` does."""
+    attributes = dict(like.attributes)
+    node.op_type, node.domain, node.version = like.op_type, like.domain, like.version
+    node.attributes.clear()
+    node.attributes.update(attributes)
+    node.resize_inputs(len(inputs))
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+
+
+def drop_unread(values: Iterable[ir.Value]) -> None:
+    """Remove the initializers among `values` that nobody reads any more, and what made the others."""
+    for value in values:
         producer, home = value.producer(), value.graph
         if producer is not None:
             _remove_dead(producer)
@@ -211,6 +259,23 @@ def _insert_after(value: ir.Value, nodes: list[ir.Node]) -> None:
 # --- norms ----------------------------------------------------------------------------------------------------------
 
 
+def _audit_affine(norm: Norm, source: ir.Value, result: ir.Value, facts: Facts) -> None:
+    """Whether the nodes between `source` and `result` compute the Affine that is left of a norm."""
+    gain, bias = (None if part is None else part.array for part in (norm.gain, norm.bias))
+    error = explicit_error(maps.affine(facts.rank(norm.output) or 0, gain, bias), source, result, facts)
+    if not error <= TOLERANCE:
+        raise Broken(f"what is left of {norm.kind} `{norm.name}` differs by {error:.1e}")
+
+
+def _delivered(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
+    """What gives `source` the name of the model's output that the norm delivered: nothing, or else an Identity."""
+    producer = source.producer()
+    if producer is None or source.is_graph_output() or producer.graph is not norm.nodes[-1].graph:
+        return [emitter.node("Identity", [source], f"{norm.name}/identity", norm.output)]
+    source.name, norm.output.name = norm.output.name, None
+    return []
+
+
 def _rebuild(plan: Plan, goal: Goal, emitter: Emitter, change: Change) -> Norm:
     """Replace the norm's region by what remains of it; its output and its last node keep their names."""
     norm, remaining = goal.norm, goal.remaining
@@ -220,9 +285,13 @@ def _rebuild(plan: Plan, goal: Goal, emitter: Emitter, change: Change) -> Norm:
     anchor = norm.nodes[-1]
     graph = anchor.graph
     assert graph is not None
-    nodes = canonical(emitter, remaining, source) if remaining.parts.root_mean_square else []
+    nodes = (canonical if remaining.parts.root_mean_square else affine)(emitter, remaining, source)
+    if not nodes and norm.output.is_graph_output():
+        nodes = _delivered(emitter, norm, source)
     graph.insert_after(anchor, nodes)
     new = nodes[-1].outputs[0] if nodes else source
+    if nodes and not remaining.parts.root_mean_square:
+        _audit_affine(remaining, source, new, emitter.facts)
     norm.output.replace_all_uses_with(new, replace_graph_outputs=True)
     change.values[norm.output] = new
     for node in reversed(norm.nodes):

@@ -42,20 +42,33 @@ class Foreign:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What the planner looks at: the facts, every norm in the model, and outputs that may change."""
+    """What the planner looks at: the facts, every norm in the model, and outputs that may change.
+
+    With `allow_larger`, the bytes of new constants cost nothing; without `allow_explicit`, everything must be absorbed.
+    `owners` are walls: nodes of norms that stand whole.
+    """
 
     facts: Facts
     norms: Sequence[Norm]
     changeable: frozenset[str] = frozenset()
+    allow_larger: bool = False
+    allow_explicit: bool = True
     owners: Mapping[ir.Node, Norm] = field(default_factory=dict)
 
     @staticmethod
-    def of(facts: Facts, norms: Sequence[Norm], changeable: Iterable[str] = ()) -> Scene:
+    def of(
+        facts: Facts,
+        norms: Sequence[Norm],
+        changeable: Iterable[str] = (),
+        *,
+        allow_larger: bool = False,
+        allow_explicit: bool = True,
+    ) -> Scene:
         """The scene, with every node that belongs to a norm's region alone mapped to that norm."""
         owners: dict[ir.Node, Norm] = {}
         for norm in norms:
             owners.update(dict.fromkeys(private_nodes(norm), norm))
-        return Scene(facts, norms, frozenset(changeable), owners)
+        return Scene(facts, norms, frozenset(changeable), allow_larger, allow_explicit, owners)
 
 
 def private_nodes(norm: Norm) -> frozenset[ir.Node]:

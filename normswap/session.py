@@ -6,18 +6,24 @@ and the model stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import onnx_ir as ir
 
-from normswap import affine, recognize, rewrite
+from normswap import affine, conditioning, maps, recognize, rewrite
 from normswap.bundles import Bundle, unbundle
+from normswap.computed import ComputedWeight, computed_weights
 from normswap.discover import outwards
+from normswap.emit import EAGER, NotFinite, rounded
 from normswap.facts import Facts
+from normswap.functions import inlined, norms_inside
+from normswap.inventory import inventory
+from normswap.ir_version import raise_ir_version
 from normswap.learn import learn
-from normswap.ledger import Proof, Refusal, Rewrite
+from normswap.ledger import Inventory, Proof, Refusal, Rewrite
 from normswap.norm import Norm, Unrecognized
 from normswap.observe import observe
 from normswap.plan import Plan
@@ -25,7 +31,7 @@ from normswap.prove import Obligation, prove
 from normswap.reference import Floats
 from normswap.refusals import explain
 from normswap.scene import Goal, Scene
-from normswap.views import operator_kind, unrecognized
+from normswap.views import of_operator
 
 Planner = Callable[[Scene, Sequence[Goal]], Plan]
 
@@ -37,32 +43,89 @@ class Session:
     model: ir.Model
     facts: Facts
     norms: list[Norm]
-    scales: list[Norm]
+    affines: list[Norm]
     bundles: tuple[Bundle, ...] = ()
     unrecognized: tuple[Unrecognized, ...] = ()
+    inlined: tuple[str, ...] = ()  # local functions that hold norms, which stand in their callers' place now
     changeable: frozenset[str] = frozenset()
+    allow_larger: bool = False
     proving: bool = True
+    absorbed: dict[str, list[tuple[ir.Node, int]]] = field(
+        default_factory=dict
+    )  # by site: the inputs it was moved into
+    computed: list[ComputedWeight] | None = None  # those found so far; see `computed_weights`
+    parts: dict[str, Norm] = field(default_factory=dict)  # by name: Affines of which a part is left
     rewrites: list[Rewrite] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
     @staticmethod
-    def of(model: ir.Model, changeable: Iterable[str] = (), *, proving: bool = True) -> Session:
-        """A session on a copy of `model`; the weights are shared, the graph is not."""
-        copy = model.clone()
+    def of(
+        model: ir.Model,
+        changeable: Iterable[str] = (),
+        *,
+        allow_larger: bool = False,
+        unrounded: Mapping[str, Callable[[], Floats]] | None = None,
+        proving: bool = True,
+    ) -> Session:
+        """A session on a copy of `model`; the weights are shared, the graph is not.
+
+        `unrounded` computes, by name, weights that an earlier session made, in float64.
+        """
+        copy, functions = inlined(model.clone())
+        raise_ir_version(copy)
         bundles = unbundle(copy)
         known = learn(copy)
         observe(known)
+        for name, numbers in (unrounded or {}).items():
+            if name in copy.graph.initializers:
+                known.inherit(copy.graph.initializers[name], numbers)
         found = recognize.recognize(copy, known)
+        affines, others = _affines(copy, known, found.norms)
         return Session(
             copy,
             known,
             list(found.norms),
-            affine.residual_scales(copy, known),
+            affines,
             bundles,
-            (*found.unrecognized, *_inside_functions(copy)),
+            (*found.unrecognized, *others, *norms_inside(copy)),
+            functions,
             frozenset(changeable),
+            allow_larger,
             proving,
         )
+
+    def scene(self, goals: Iterable[Norm], *, allow_explicit: bool = True) -> Scene:
+        """What a planner looks at: all norms, and the Affines among `goals`; others are places to be absorbed in."""
+        affines = [norm for norm in goals if norm not in self.norms]
+        return Scene.of(
+            self.facts,
+            [*self.norms, *affines],
+            self.changeable,
+            allow_larger=self.allow_larger,
+            allow_explicit=allow_explicit,
+        )
+
+    def computed_weights(self) -> list[ComputedWeight]:
+        """The weights that are computed from constants: looked for once, and again after `computed` is reset."""
+        if self.computed is None:
+            self.computed = computed_weights(self.model, self.facts)
+        return self.computed
+
+    def inventory(self) -> Inventory:
+        """What the model consists of."""
+        kinds: list[str] = [norm.kind for norm in (*self.norms, *self.affines)]
+        kinds += [weight.kind for weight in self.computed_weights() if weight.kind is not None]
+        return inventory(self.model, kinds)
+
+    def follow(self, change: rewrite.Change) -> None:
+        """Bring the norms up to date with a change of the graph, and look for Affines anew."""
+        self.norms = rewrite.followed(self.norms, change)
+        self.affines, _ = _affines(self.model, self.facts, self.norms)
+
+    def weights(self, site: str) -> list[ir.Value]:
+        """The constants, as they are now, into which parts of the norm whose output is `site` were moved."""
+        found = (node.inputs[index] for node, index in self.absorbed.get(site, ()) if node.graph is not None)
+        return [value for value in dict.fromkeys(found) if value is not None and value in self.facts.moved]
 
     def unrounded(self) -> dict[str, Callable[[], Floats]]:
         """How to compute, in float64, each weight that a plan made, by its name in the model as it is now."""
@@ -72,37 +135,70 @@ class Session:
         }
 
 
-def _inside_functions(model: ir.Model) -> Iterator[Unrecognized]:
-    """Norm operators in the bodies of local functions, which are not looked into: they do not go unmentioned."""
-    for function in model.functions.values():
-        for node in function:
-            if operator_kind(node) is not None:
-                yield unrecognized(node, "local-function", f" in function `{function.name}`")
+def _affines(model: ir.Model, facts: Facts, norms: Iterable[Norm]) -> tuple[list[Norm], list[Unrecognized]]:
+    """The constant Affines outside of `norms`, and the operators that ought to be some."""
+    covered = {node for norm in norms for node in norm.nodes}
+    found = [item for graph, path in recognize.graphs(model.graph) for item in affine.find(graph, path, facts, covered)]
+    return (
+        [item for item in found if isinstance(item, Norm)],
+        [item for item in found if isinstance(item, Unrecognized)],
+    )
 
 
-def move(session: Session, planner: Planner, goals: Sequence[Goal], rule: str, *, refuse: bool = False) -> Plan:
+def move(
+    session: Session,
+    planner: Planner,
+    goals: Sequence[Goal],
+    rule: str,
+    *,
+    refuse: bool = False,
+    allow_explicit: bool = True,
+) -> Plan:
     """Plan, prove and apply; with `refuse`, goals that did not move are recorded with their reason."""
     if not goals:
         return planner(Scene.of(session.facts, session.norms), ())
-    affines = [goal.norm for goal in goals if goal.norm.kind == "Affine"]
-    scene = Scene.of(session.facts, [*session.norms, *affines], session.changeable)
+    scene = session.scene((goal.norm for goal in goals), allow_explicit=allow_explicit)
     plan, obligations = _proved(session, scene, planner, goals)
     moved = {goal.norm for goal in plan.goals}
     if refuse:
         explained = {refusal.site for refusal in session.refused}
         left = [goal for goal in goals if goal.norm not in moved and goal.norm.name not in explained]
-        session.refused += [explain(plan, goal) for goal in left]
+        session.refused += [explain(plan, goal, session.facts) for goal in left]
+    if not plan.goals:
+        return plan
     names = {value: value.name for value in plan.explicit}  # as the user knows them: some are renamed
+    for goal in plan.goals:
+        session.absorbed.setdefault(goal.site, []).extend(_slots(plan, _reach(plan, goal)))
     change = rewrite.apply(plan, session.facts, eager=session.proving)
-    session.norms = rewrite.followed(session.norms, change)
-    session.scales = rewrite.followed([scale for scale in session.scales if scale not in change.norms], change)
+    session.follow(change)
+    _note_parts(session, plan, change)
+    session.norms = [_reread(norm, plan, session.facts) for norm in session.norms]
     error = max((obligation.error for obligation in obligations), default=0.0)
     proof = Proof(len(obligations), error)
-    session.rewrites += [Rewrite(goal.norm.name, rule, True, proof) for goal in plan.goals]
+    session.rewrites += [Rewrite(goal.norm.name, rule, True, proof, _detail(session, goal)) for goal in plan.goals]
     for value, new in change.inserted.items():
         behind = f"behind `{names[value]}`"
         session.rewrites.append(Rewrite(new.name or "", f"{rule}/explicit", True, proof, behind))
     return plan
+
+
+def _note_parts(session: Session, plan: Plan, change: rewrite.Change) -> None:
+    """Remember what is left of Affines that moved by parts, to explain it in the end."""
+    kept = rewrite.followed(session.parts.values(), change)
+    session.parts = {norm.name: norm for norm in kept}
+    for goal in plan.goals:
+        session.parts.pop(goal.norm.name, None)
+        left = change.norms[goal.norm]
+        if not left.parts.root_mean_square and (left.gain is not None or left.bias is not None):
+            session.parts[goal.norm.name] = rewrite.followed([left], change)[0]
+
+
+def _reread(norm: Norm, plan: Plan, facts: Facts) -> Norm:
+    """The view of a norm whose operator took a map into its own parameters."""
+    if len(norm.nodes) != 1 or norm.nodes[0] not in plan.steps:
+        return norm
+    again = of_operator(norm.nodes[0], norm.kind, norm.graph, facts)
+    return again if isinstance(again, Norm) else norm
 
 
 def _proved(
@@ -112,7 +208,8 @@ def _proved(
     while True:
         plan = planner(scene, goals)
         obligations = prove(scene, plan) if session.proving else ()
-        failed = next((obligation for obligation in obligations if not obligation.holds), None)
+        unfit = _unfit(plan, session.facts, eager=session.proving)
+        failed = next((obligation for obligation in (*unfit, *obligations) if not obligation.holds), None)
         if failed is None:
             return plan, obligations
         reached = [goal for goal in plan.goals if not failed.values.isdisjoint(_reach(plan, goal))]
@@ -126,6 +223,57 @@ def _reach(plan: Plan, goal: Goal) -> frozenset[ir.Value]:
     return frozenset((goal.norm.input, goal.norm.output, *outwards(plan.discovery, goal.value)))
 
 
+def _slots(plan: Plan, values: frozenset[ir.Value]) -> list[tuple[ir.Node, int]]:
+    """The constants that the plan replaces, at operators that have to do with `values`: which input of which node."""
+    return [
+        (node, index)
+        for node, step in plan.steps.items()
+        if not values.isdisjoint(value for value in (*node.inputs, *node.outputs) if value is not None)
+        for index in step.constants
+    ]
+
+
+def _detail(session: Session, goal: Goal) -> str:
+    """What stays behind of an Affine, and the largest of its new weights in a narrow type, which may overflow."""
+    if goal.map.is_identity:
+        return f"{len(goal.norm.nodes)} operators in fewer, where they are"
+    left = (
+        []
+        if goal.norm.parts.root_mean_square
+        else [
+            f"its {part} stays behind as {operator}"
+            for part, operator, parameter in (
+                ("gain", "a Mul", goal.remaining.gain),
+                ("bias", "an Add", goal.remaining.bias),
+            )
+            if parameter is not None
+        ]
+    )
+    narrow = [value for value in session.weights(goal.site) if value.dtype is not None and value.dtype.bitwidth < 32]
+    before, after = conditioning.largest(narrow, session.facts)
+    if after is not None:
+        left.append(f"max |W| {0.0 if before is None else before:.3g} before, {after:.3g} after")
+    return "; ".join(left)
+
+
 def _unproved(goal: Goal, obligation: Obligation) -> Refusal:
     reason = f"{goal.norm.kind} `{goal.norm.name}`: the step at `{obligation.node}` {obligation.failure}"
-    return Refusal(goal.norm.name, "proof-failed", reason)
+    return Refusal(goal.norm.name, obligation.reason_id, reason)
+
+
+def _unfit(plan: Plan, facts: Facts, *, eager: bool) -> Iterator[Obligation]:
+    """New constants that would not be finite in their type: all of narrow types, which overflow, and small ones."""
+    for node, step in plan.steps.items():
+        for index, a_map in step.constants.items():
+            old = node.inputs[index] if index not in step.created else None
+            dtype = facts.dtype(node.outputs[0] if old is None else old) or ir.DataType.FLOAT
+            shape = step.created[index] if old is None else facts.shape(old) or ()
+            narrow = dtype.bitwidth < ir.DataType.FLOAT.bitwidth
+            if not (narrow or (eager and int(np.prod(shape)) <= EAGER)):
+                continue
+            array = maps.apply(a_map, np.zeros(shape) if old is None else facts.float64(old))
+            try:
+                rounded(array, dtype, f"{node.name or node.op_type}, input {index}")
+            except NotFinite as error:
+                values = frozenset(value for value in (*node.inputs, *node.outputs) if value is not None)
+                yield Obligation(node.name or node.op_type, np.inf, f"is not possible: {error}", values, "not-finite")

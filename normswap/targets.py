@@ -1,123 +1,144 @@
 """The --to table: what each target moves, in which order.
 
 rmsnorm: the scales of residual branches up, the biases of LayerNorms down, then Center up. Affine first, so that
-Center is priced knowing whether a bias stays behind. A trial run without proofs finds out which norms can be converted;
-only what serves those is then done, and proved.
+Center is priced knowing whether a bias stays behind. folded: every constant Affine up or down (`fold`).
+weightnorm: nothing moves, weights are written in another way.
+A trial run without proofs finds out which norms can be converted; only what serves those is then done, and proved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-import onnx_ir as ir
-
-from normswap import maps, prices
+from normswap.fold import fold, refuse_rest
+from normswap.goals import Sites, bias_goals, center_goals, has_affine, scale_goals, selected
 from normswap.ledger import Refusal
-from normswap.maps import Map
-from normswap.norm import Kind, Norm
+from normswap.linear_weights import linear_weights
+from normswap.norm import Kind
 from normswap.plan import Plan, plan_pull, plan_push
-from normswap.scene import Goal, center_of
+from normswap.reparameterize import reparameterize
+from normswap.scene import center_of
 from normswap.session import Session, move
-
-Sites = Collection[str] | None  # names of output values; None: all
-
-
-def scale_goals(session: Session, sites: Sites = None) -> list[Goal]:
-    """Residual scales, to be pulled up into the branch's last weight."""
-    goals = []
-    for norm in session.scales:
-        rank = session.facts.rank(norm.input)
-        if norm.gain is not None and rank is not None and _selected(norm, sites):
-            scale = maps.affine(rank, scale=norm.gain.array)
-            price = prices.elementwise(norm.input, session.facts)
-            goals.append(_goal(norm, norm.input, scale, price, replace(norm, gain=None)))
-    return goals
-
-
-def bias_goals(session: Session, sites: Sites = None) -> list[Goal]:
-    """Biases of LayerNorms, to be pushed down; as an RMSNorm each would need an Add of its own."""
-    goals = []
-    for norm in session.norms:
-        rank = session.facts.rank(norm.output)
-        if norm.kind == "LayerNorm" and norm.bias is not None and rank is not None and _selected(norm, sites):
-            shift = maps.affine(rank, shift=norm.bias.array)
-            price = prices.elementwise(norm.output, session.facts)
-            goals.append(_goal(norm, norm.output, shift, price, replace(norm, bias=None)))
-    return goals
-
-
-def center_goals(session: Session, sites: Sites = None) -> list[Goal]:
-    """Centers of LayerNorms, to be pulled up."""
-    goals = []
-    for norm in session.norms:
-        center = center_of(norm, session.facts)
-        if norm.kind == "LayerNorm" and center is not None and _selected(norm, sites):
-            stays = norm.bias is not None
-            price = prices.layer_norm_to_rms_norm(norm.input, session.facts, bias_stays=stays)
-            goals.append(_goal(norm, norm.input, center, price, replace(norm, kind="RMSNorm")))
-    return goals
-
-
-def immovable(session: Session, sites: Sites = None) -> list[Refusal]:
-    """LayerNorms whose Center is no map: over one element, or over an axis whose size is not known."""
-    return [
-        Refusal(norm.name, "unknown-shape", f"{norm.kind} `{norm.name}`: the size of its axis is 1 or not known")
-        for norm in session.norms
-        if norm.kind == "LayerNorm" and _selected(norm, sites) and center_of(norm, session.facts) is None
-    ]
-
-
-def _goal(norm: Norm, value: ir.Value, a_map: Map, price: int, remaining: Norm) -> Goal:
-    return Goal(norm, value, a_map, price, remaining, norm.output.name or "")
-
-
-def _selected(norm: Norm, sites: Sites) -> bool:
-    return sites is None or norm.output.name in sites
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which goals a run may move, by the names of their norms' outputs; None: all."""
+    """What a trial chose: the norms that convert, and what is moved to serve them, by their sites."""
 
-    scales: Sites = None
-    biases: Sites = None
-    centers: Sites = None
+    sites: frozenset[str]
+    scales: frozenset[str] = frozenset()
 
 
-def _run_rmsnorm(session: Session, selection: Selection) -> tuple[Plan, Plan]:
-    scales = move(session, plan_pull, scale_goals(session, selection.scales), "scale-up")
-    move(session, plan_push, bias_goals(session, selection.biases), "bias-down")
-    centers = move(session, plan_pull, center_goals(session, selection.centers), "center-up", refuse=True)
-    return scales, centers
+def _run_rmsnorm(session: Session, scales: Sites, norms: Sites) -> tuple[Plan, Plan]:
+    moved = move(session, plan_pull, scale_goals(session, scales), "scale-up")
+    move(session, plan_push, bias_goals(session, norms), "bias-down")
+    return moved, move(session, plan_pull, center_goals(session, norms), "center-up", refuse=True)
 
 
 def choose_rmsnorm(trial: Session, sites: Sites) -> Selection:
     """What to move, from a trial run on a session without proofs: norms that convert, and what serves those."""
-    trial.refused += immovable(trial, sites)
-    scales, centers = _run_rmsnorm(trial, Selection(None, sites, sites))
-    converted = frozenset(goal.site for goal in centers.goals)
+    trial.refused += _immovable(trial, sites)
+    scales, centers = _run_rmsnorm(trial, None, sites)
     needed = frozenset(goal.site for goal in scales.goals if goal.value.producer() in centers.steps)
-    return Selection(needed, converted, converted)
+    return Selection(frozenset(goal.site for goal in centers.goals), needed)
+
+
+def _immovable(session: Session, sites: Sites = None) -> list[Refusal]:
+    """LayerNorms whose Center is no map: over one element, or over an axis whose size is not known."""
+    return [
+        Refusal(norm.name, "unknown-shape", f"{norm.kind} `{norm.name}`: the size of its axis is 1 or not known")
+        for norm in session.norms
+        if norm.kind == "LayerNorm" and selected(norm, sites) and center_of(norm, session.facts) is None
+    ]
+
+
+def choose_folded(trial: Session, sites: Sites) -> Selection:
+    """The norms whose Affine moves, merges or dies, in a trial run on a session without proofs."""
+    names = {site: name for site, name in _affine_sites(trial).items() if sites is None or site in sites}
+    fold(trial, sites)
+    refuse_rest(trial, sites)
+    moved, left = {rewrite.site for rewrite in trial.rewrites}, _affine_sites(trial)
+    return Selection(frozenset(site for site, name in names.items() if name in moved or site not in left))
+
+
+def _layer_norm_sites(session: Session) -> dict[str, str]:
+    return {norm.output.name or "": norm.name for norm in session.norms if norm.kind == "LayerNorm"}
+
+
+def _affine_sites(session: Session) -> dict[str, str]:
+    """Everything with a constant gain or bias, and weights that are computed from constants."""
+    norms = [norm for norm in (*session.norms, *session.affines) if has_affine(norm)]
+    computed = {weight.value.name or "": weight.name for weight in session.computed_weights()}
+    return {**{norm.output.name or "": norm.name for norm in norms}, **computed}
+
+
+def _weight_sites(session: Session) -> dict[str, str]:
+    return {weight.name: weight.name for weight in linear_weights(session.model, session.facts)}
+
+
+def choose_weights(trial: Session, sites: Sites) -> Selection:
+    """The linear operators whose weights can be computed from g and v."""
+    run_weightnorm(trial, Selection(frozenset(_weight_sites(trial) if sites is None else sites)))
+    return Selection(frozenset(rewrite.site for rewrite in trial.rewrites))
+
+
+def run_weightnorm(session: Session, chosen: Selection) -> None:
+    """Compute the chosen weights as g · v/‖v‖."""
+    result = reparameterize(session.model, session.facts, chosen.sites)
+    session.rewrites += result.rewrites
+    session.refused += result.refused
+    session.computed = None
+
+
+def _more_rms_norms(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    return after.get("RMSNorm", 0) > before.get("RMSNorm", 0)
 
 
 @dataclass(frozen=True)
 class Target:
-    """One row of the table: which kind of norm it turns into which, what it chooses on a trial, and what it runs."""
+    """One row of the table: the sites it is about and their names, what it chooses on a trial, and what it runs.
+
+    `operators` are the kinds of operator that are refused by name where they could not be read; `result` the kind
+    that a norm already is when nothing is to be done; `opset` the one that brought what the result is written in.
+    A target that is not `of_norms` makes some, and `inspect` does not ask it.
+    """
 
     description: str
-    kind: Kind
-    result: Kind
+    sites: Callable[[Session], Mapping[str, str]]
+    operators: frozenset[Kind]
     choose: Callable[[Session, Sites], Selection]
     run: Callable[[Session, Selection], object]
+    achieved: Callable[[Mapping[str, int], Mapping[str, int]], bool] = lambda *_: True
+    result: Kind | None = None
+    opset: int = 0
+    of_norms: bool = True
 
 
 TARGETS: Mapping[str, Target] = {
     "rmsnorm": Target(
         "every LayerNorm that can become an RMSNorm without changing the function",
-        "LayerNorm",
-        "RMSNorm",
+        _layer_norm_sites,
+        frozenset({"LayerNorm"}),
         choose_rmsnorm,
-        _run_rmsnorm,
+        lambda session, chosen: _run_rmsnorm(session, chosen.scales, chosen.sites),
+        _more_rms_norms,
+        result="RMSNorm",
+        opset=23,
+    ),
+    "folded": Target(
+        "every constant normalization, gain and bias that a weight can absorb moved into it",
+        _affine_sites,
+        frozenset({"BatchNorm"}),
+        choose_folded,
+        lambda session, chosen: fold(session, chosen.sites),
+    ),
+    "weightnorm": Target(
+        "the weights of linear operators computed as g · v/‖v‖, for training and for other frameworks",
+        _weight_sites,
+        frozenset(),
+        choose_weights,
+        run_weightnorm,
+        of_norms=False,
     ),
 }

@@ -7,7 +7,7 @@ turns the text around. On a terminal lines are wrapped to its width; in a pipe t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,18 +24,29 @@ from normswap.reasons import REASONS
 
 if TYPE_CHECKING:
     from normswap.check.result import CheckResult, OutputResult
-    from normswap.ledger import Conversion, Inspection, Inventory, NormRow, Rewrite
+    from normswap.ledger import Conversion, Inventory, Rewrite
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
 # What the rules of the ledger do, by their names or the first parts of them.
 RULES = {
-    "scale-up": "scale of a residual branch moved up into its last weights",
     "bias-down": "bias of a LayerNorm moved down into the weights that read it",
     "center-up": "LayerNorm became RMSNorm, its Center moved up into weights",
     "center-up/explicit": "Center inserted where no weight can absorb it",
     "spell": "norm written in the operators of that file of rules/spell/",
+    "affine-up": "gain and bias moved up into weights",
+    "scale-up": "gain moved up into weights",
+    "shift-up": "bias moved up into weights",
+    "affine-down": "gain and bias moved down into weights",
+    "scale-down": "gain moved down into weights",
+    "shift-down": "bias moved down into weights",
+    "affine-up/explicit": "Mul or Add inserted where no weight can absorb it",
+    "affine-down/explicit": "Mul or Add inserted where no weight can absorb it",
+    "combine": "Affine written in fewer operators",
+    "merge": "parallel linear operators became one",
+    "dead-branch": "branch that adds zero removed",
+    "inline": "local function that holds norms put in the place of its calls",
     "bias-down/explicit": "Add inserted where no weight can absorb a bias",
 }
 # Of many sites with one reason so many are spelled out; --verbose and --json give all.
@@ -52,7 +63,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _text(text: str) -> Text:
+def escaped(text: str) -> Text:
+    """`text` as rich writes it, with what is not printable escaped."""
     return Text(printable(text))
 
 
@@ -67,57 +79,36 @@ def console(*, stderr: bool = False) -> Console:
 @contextmanager
 def progress(step: str) -> Iterator[Callable[[str], None]]:
     """What is being done now, beginning with `step`, as a line on standard error if that is a terminal."""
-    with console(stderr=True).status(_text(step)) as status:
-        yield lambda step: status.update(_text(step))
-
-
-def show_inspection(out: Console, inspection: Inspection, *, verbose: bool) -> None:
-    """The norms of a model, one line per distinct one; why some cannot be changed; what is no norm that we know."""
-    _line(out, _summary(inspection.model))
-    rows = Counter(_norm_cells(norm) for norm in inspection.norms)
-    if rows:
-        columns = ("", "norm", "axes", "size", "epsilon", "affine", "spelled", "can become")
-        _table(out, columns, ((f"{count:,}", *cells) for cells, count in rows.items()), right=(0, 3, 4))
-        for norm in inspection.norms if verbose else ():
-            _line(out, f"{norm.kind} {norm.name}", indent=INDENT)
-    else:
-        _line(out, "no norms")
-    for target in dict.fromkeys(target for norm in inspection.norms for target in norm.can):
-        answers = [(norm.name, norm.can[target]) for norm in inspection.norms if target in norm.can]
-        refused = [
-            Refusal(name, answer["reason_id"], answer["reason"])
-            for name, answer in answers
-            if not answer["exact"] and answer["reason_id"] != "already"
-        ]
-        _refusals(out, f"cannot become {target}", refused, verbose=verbose)
-    unrecognized = [Refusal(row.node, row.reason_id, row.reason) for row in inspection.unrecognized]
-    _refusals(out, "not recognized", unrecognized, verbose=verbose)
+    with console(stderr=True).status(escaped(step)) as status:
+        yield lambda step: status.update(escaped(step))
 
 
 def show_conversion(out: Console, conversion: Conversion, *, written: Path | None, verbose: bool) -> None:
     """The ledger: what was done and how it was proved, what was refused and why, before and after, the check."""
     if conversion.rewrites:
-        _heading(out, "done")
+        heading(out, "done")
         for (rule, exact), rewrites in _by(conversion.rewrites, lambda rewrite: (rewrite.rule, rewrite.exact)).items():
-            _entry(out, len(rewrites), _rewrites(rule, rewrites, exact=exact))
-            for rewrite in rewrites:
-                if verbose or rewrite.detail:
-                    _line(out, _site([rewrite.site], rewrite.detail, verbose=True), indent=INDENT)
+            entry(out, len(rewrites), _rewrites(rule, rewrites, exact=exact))
+            told = rewrites if verbose else [rewrite for rewrite in rewrites if rewrite.detail]
+            for rewrite in told if verbose else told[:SHOWN]:
+                line(out, _site([rewrite.site], rewrite.detail, verbose=True), indent=INDENT)
+            if not verbose and len(told) > SHOWN:
+                line(out, f"... and {len(told) - SHOWN:,} more: --verbose lists them", indent=INDENT)
     else:
         none = "nothing to convert: no norm of the kind, or none that was selected"
-        _line(out, "nothing was changed" if conversion.candidates else none)
-    _refusals(out, "refused", conversion.refused, verbose=verbose)
+        line(out, "nothing was changed" if conversion.candidates else none)
+    refusals(out, "refused", conversion.refused, verbose=verbose)
     _inventories(out, conversion.before, conversion.after)
     if conversion.check is not None:
         show_check(out, conversion.check, verbose=verbose, weights="before new weights are rounded")
     elif conversion.rewrites:
-        _line(out, "not checked: it was proved, but not run beside the original")
+        line(out, "not checked: it was proved, but not run beside the original")
     if conversion.exit_code == GoalNotMet.exit_code:
-        _line(out, "the goal was not met; nothing was written")
+        line(out, "the goal was not met; nothing was written")
     else:
         unsure = conversion.check is not None and conversion.check.verdict == "inconclusive"
         kept = f"wrote {written}" + (", which is proved, but NOT validated" if unsure else "")
-        _line(out, "nothing was written" if written is None else kept)
+        line(out, "nothing was written" if written is None else kept)
 
 
 def show_check(
@@ -125,23 +116,23 @@ def show_check(
 ) -> None:
     """The verdict; then each output's largest error to the float64 truth beside the original's own."""
     out.print()
-    _line(out, f"check: {result.verdict}: {result.reason}", style=VERDICT_STYLES[result.verdict])
+    line(out, f"check: {result.verdict}: {result.reason}", style=VERDICT_STYLES[result.verdict])
     for warning in result.warnings:
-        _line(out, f"warning: {warning}")
+        line(out, f"warning: {warning}")
     if result.outputs:
         columns = ("output", "", "error", "original's", "RMSE ratio", "in float64", "elements")
         rows = (_output_cells(output) for output in result.outputs)
-        _table(out, columns, rows, right=(2, 3, 4, 5, 6))
-        _line(out, f"error: largest distance to the float64 truth; in float64: the two functions, {weights}")
+        table(out, columns, rows, right=(2, 3, 4, 5, 6))
+        line(out, f"error: largest distance to the float64 truth; in float64: the two functions, {weights}")
     for output in result.outputs:
         if output.reason and (verbose or output.verdict != "pass"):
-            _line(out, _site([output.name], output.reason, verbose=True))
+            line(out, _site([output.name], output.reason, verbose=True))
     if result.runs:
         families = ", ".join(
             f"{count} {family}" for family, count in Counter(run.family for run in result.runs).items()
         )
         runtime = f"onnxruntime {result.onnxruntime} on {result.provider}"
-        _line(out, f"{_counted(len(result.runs), 'run')} in {runtime}, its optimizations off: {families}")
+        line(out, f"{_counted(len(result.runs), 'run')} in {runtime}, its optimizations off: {families}")
 
 
 def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
@@ -154,29 +145,6 @@ def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
     if rule.endswith("/explicit"):  # a part of the plan that its line above has counted the proofs of
         return words
     return f"{words}; {'exact' if exact else 'approximate'} ({proofs})"
-
-
-def _norm_cells(norm: NormRow) -> tuple[str, ...]:
-    kind = f"{norm.kind} ({norm.variant})" if norm.variant else norm.kind
-    axes = ", ".join(map(str, norm.axes))
-    size = "?" if norm.size is None else f"{norm.size:,}"
-    affine = ", ".join(
-        part if origin == "constant" else f"{origin} {part}"
-        for part, origin in (("gain", norm.scale), ("bias", norm.bias))
-        if origin != "none"
-    )
-    can = "; ".join(
-        f"{target}, exact" if answer["exact"] else f"{target}: {answer['reason_id']}"
-        for target, answer in norm.can.items()
-    )
-    return kind, axes, size, f"{norm.epsilon:.3g}", affine, norm.spelling, can
-
-
-def _summary(model: Mapping[str, object]) -> str:
-    size = model.get("bytes")
-    facts = (f"{name} {value}" for name, value in model.items() if name not in ("path", "bytes") and value is not None)
-    weights = (f"{decimal(size)} of weights",) if isinstance(size, int) else ()
-    return f"{model.get('path') or 'model'}: " + ", ".join((*facts, *weights))
 
 
 def _output_cells(output: OutputResult) -> tuple[str, ...]:
@@ -199,26 +167,26 @@ def _inventories(out: Console, before: Inventory, after: Inventory) -> None:
             for kind in dict.fromkeys((*before.norms, *after.norms))
         ),
     ]
-    _table(out, ("", "before", "after"), rows, right=(1, 2))
+    table(out, ("", "before", "after"), rows, right=(1, 2))
 
 
-def _refusals(out: Console, heading: str, refusals: Sequence[Refusal], *, verbose: bool) -> None:
+def refusals(out: Console, title: str, refusals: Sequence[Refusal], *, verbose: bool) -> None:
     """One entry per reason: what it means, then each sentence with the sites of which it is true."""
     if not refusals:
         return
-    _heading(out, heading)
+    heading(out, title)
     for reason_id, alike in _by(refusals, lambda refusal: refusal.reason_id).items():
         reason = REASONS.get(reason_id)
-        _entry(out, len(alike), f"{reason_id}: {reason.meaning}" if reason else reason_id)
+        entry(out, len(alike), f"{reason_id}: {reason.meaning}" if reason else reason_id)
         if reason and not reason.remedy.startswith(("none", "nothing")):
-            _line(out, f"what helps: {reason.remedy}", indent=INDENT)
+            line(out, f"what helps: {reason.remedy}", indent=INDENT)
         sentences = list(_by(alike, lambda refusal: refusal.reason).items())
         shown = sentences if verbose else sentences[:SHOWN]
         for sentence, same in shown:
-            _line(out, _site([refusal.site for refusal in same], sentence, verbose=verbose), indent=INDENT)
+            line(out, _site([refusal.site for refusal in same], sentence, verbose=verbose), indent=INDENT)
         left = sum(len(same) for _, same in sentences[len(shown) :])
         if left:
-            _line(out, f"... and {left:,} more: --verbose lists them", indent=INDENT)
+            line(out, f"... and {left:,} more: --verbose lists them", indent=INDENT)
 
 
 def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -237,28 +205,32 @@ def _site(names: Sequence[str], sentence: str, *, verbose: bool) -> str:
     return ": ".join(part for part in (", ".join(shown) + more, sentence) if part)
 
 
-def _heading(out: Console, text: str) -> None:
+def heading(out: Console, text: str) -> None:
+    """An empty line, and a line in bold."""
     out.print()
-    _line(out, text, style="bold")
+    line(out, text, style="bold")
 
 
-def _entry(out: Console, count: int, text: str) -> None:
+def entry(out: Console, count: int, text: str) -> None:
+    """A count, and what it counts beside it."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", no_wrap=True, min_width=INDENT - 2)
     grid.add_column()
-    grid.add_row(f"{count:,}", _text(text))
+    grid.add_row(f"{count:,}", escaped(text))
     out.print(grid)
 
 
-def _line(out: Console, text: str, *, indent: int = 0, style: str = "") -> None:
-    out.print(Padding(_text(text), (0, 0, 0, indent), expand=False), style=style)
+def line(out: Console, text: str, *, indent: int = 0, style: str = "") -> None:
+    """One line, or more where the terminal is narrow, all of them indented."""
+    out.print(Padding(escaped(text), (0, 0, 0, indent), expand=False), style=style)
 
 
-def _table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int]) -> None:
+def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int]) -> None:
+    """Columns under their names, those in `right` aligned to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_text(cell) for cell in row))
+        table.add_row(*(escaped(cell) for cell in row))
     out.print()
     out.print(table)

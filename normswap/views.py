@@ -12,7 +12,7 @@ from normswap.fingerprint import ROUNDING, TOLERANCE, Affine, Form
 from normswap.norm import Kind, Norm, Parameter, Unrecognized
 from normswap.probes import Setting
 from normswap.reasons import REASONS
-from normswap.reference import Floats, attribute, attribute_float, promote
+from normswap.reference import Floats, attribute, attribute_float
 from normswap.regions import Region
 
 # Every norm operator of onnx and onnxruntime whose only activation is its first input.
@@ -21,6 +21,7 @@ OPERATORS: Mapping[tuple[str, str], Kind] = {
     ("com.microsoft", "LayerNormalization"): "LayerNorm",
     ("", "RMSNormalization"): "RMSNorm",
     ("", "SimplifiedLayerNormalization"): "RMSNorm",
+    ("", "BatchNormalization"): "BatchNorm",
     ("com.microsoft", "SimplifiedLayerNormalization"): "RMSNorm",
 }
 
@@ -56,7 +57,7 @@ def of_operator(node: ir.Node, kind: Kind, path: str, facts: Facts) -> Norm | Un
             return unrecognized(node, "runtime-parameter", f", input `{value.name}`")
         if value is not None and array is not None and not _fits(array.shape, dims):
             return unrecognized(node, "widening-parameter", f", input `{value.name}`")
-        parameters.append(None if array is None else Parameter(_squeezed(promote(array).astype(np.float64)), value))
+        parameters.append(None if value is None else Parameter(_squeezed(facts.float64(value)), value))
     axes = tuple(range(attribute(node, "axis", -1) % len(dims), len(dims)))
     return Norm(
         name=label(node),

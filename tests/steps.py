@@ -6,11 +6,13 @@ reference evaluator on values of a whole run, and once more by the proof.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from normswap import maps
 from normswap.discover import Discovery
@@ -20,6 +22,7 @@ from normswap.prove import Obligation, prove
 from normswap.scene import Scene
 from normswap.transfer import Blocked, Request, Step, transfer
 from tests.graphs import AGREEMENT, Array, Floats, Scenario, drawn, feeds, mapped, parsed, scenario
+from tests.operators import ConvTranspose
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class Case:
     def answer(self, told: Scenario) -> Step | Blocked:
         """What the transfer answers."""
         return transfer(Request(told.node("n"), self.map, self.at, told.facts, self.output))
+
+
+# A wrong version of a step, for a request.
+Mistake = Callable[[Step, Request], Step]
 
 
 def center(rank: int, axis: int, size: int) -> Map:
@@ -97,6 +104,13 @@ def passes(case: Case) -> Step:
     return step
 
 
+def wrong(case: Case, mistake: Mistake) -> str:
+    """What the proof says of a step with a mistake in it, where the step itself is right."""
+    told, step = case.scenario(), passes(case)
+    spoiled = mistake(step, Request(told.node("n"), case.map, case.at, told.facts, case.output))
+    return obligation_of(told, spoiled, pulls=case.at is None).failure
+
+
 def blocks(case: Case) -> str:
     """The reason id with which a case is blocked."""
     answer = case.answer(case.scenario())
@@ -104,10 +118,54 @@ def blocks(case: Case) -> str:
     return answer.reason_id
 
 
+class SimplifiedLayerNormalization(OpRun):
+    """onnxruntime's RMSNormalization, which onnx has not."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, x: Floats, gain: Floats, axis: int = -1, epsilon: float = 1e-5) -> tuple[Floats]:
+        axes = tuple(range(axis % x.ndim, x.ndim))
+        return (gain * x / np.sqrt(np.square(x).mean(axis=axes, keepdims=True) + epsilon),)
+
+
+class GroupNormalization(OpRun):
+    """GroupNormalization, which onnx computes in float32."""
+
+    op_domain = ""
+
+    def _run(self, x: Floats, *parameters: Floats, num_groups: int, epsilon: float, stash_type: int) -> tuple[Floats]:
+        gain, bias = (np.repeat(array, x.shape[1] // array.size) for array in parameters)
+        groups = x.reshape(x.shape[0], num_groups, -1)
+        mean, variance = groups.mean(axis=2, keepdims=True), groups.var(axis=2, keepdims=True)
+        normalized = ((groups - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)
+        return (np.moveaxis(np.moveaxis(normalized, 1, -1) * gain + bias, -1, 1),)
+
+
+class BatchNormalization(OpRun):
+    """BatchNormalization at inference, of which onnx makes one in training at opsets 7 to 13."""
+
+    op_domain = ""
+
+    def _run(self, x: Floats, *parameters: Floats, epsilon: float, **_: object) -> tuple[Floats]:
+        gain, bias, mean, variance = (array.reshape(-1, *[1] * (x.ndim - 2)) for array in parameters)
+        return (gain * (x - mean) / np.sqrt(variance + epsilon) + bias,)
+
+
+def _evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    own = [
+        ConvTranspose,
+        SimplifiedLayerNormalization,
+        GroupNormalization,
+        *([BatchNormalization] if 7 <= opset < 14 else []),
+    ]
+    return ReferenceEvaluator(model, new_ops=own)
+
+
 def equation(told: Scenario, step: Step, *, pulls: bool) -> float:
     """How far the two sides of a step's equation are apart, relative to the larger; infinite for another shape."""
     node = next(node for node in told.proto.graph.node if node.name == "n")
-    values = ReferenceEvaluator(told.proto).run(None, feeds(told.proto), intermediate=True)
+    values = _evaluator(told.proto).run(None, feeds(told.proto), intermediate=True)
     plain = [values[name] if name else None for name in node.input]
     with_maps = [
         mapped(step.inputs[index], array) if index in step.inputs else array for index, array in enumerate(plain)
@@ -117,7 +175,7 @@ def equation(told: Scenario, step: Step, *, pulls: bool) -> float:
         old = np.zeros(step.created[index]) if index in step.created else plain[index]
         after += [None] * (index + 1 - len(after))
         after[index] = _constant(a_map, old)
-    left, right = _run(told, node, before), _run(told, node, after)
+    left, right = _run(told, node, before), _run(told, _with_attributes(node, step), after)
     worst = 0.0
     for position, (old, new) in enumerate(zip(left, right, strict=True)):
         if position in step.outputs:
@@ -141,6 +199,16 @@ def _constant(a_map: Map, old: Floats) -> Floats:
     return new
 
 
+def _with_attributes(node: onnx.NodeProto, step: Step) -> onnx.NodeProto:
+    """The node as the step changes it; a float attribute is rounded to float32."""
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
+    del changed.attribute[:]
+    changed.attribute.extend(attribute for attribute in node.attribute if attribute.name not in step.attributes)
+    changed.attribute.extend(onnx.helper.make_attribute(name, number) for name, number in step.attributes.items())
+    return changed
+
+
 def _run(told: Scenario, node: onnx.NodeProto, arrays: list[Array | None]) -> list[Array]:
     names = [f"i{index}" if array is not None else "" for index, array in enumerate(arrays)]
     alone = onnx.NodeProto()
@@ -152,7 +220,7 @@ def _run(told: Scenario, node: onnx.NodeProto, arrays: list[Array | None]) -> li
     graph = onnx.helper.make_graph([alone], "alone", inputs, outputs)
     model = onnx.helper.make_model(graph, opset_imports=told.proto.opset_import)
     given = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
-    return [np.asarray(output) for output in ReferenceEvaluator(model).run(None, given)]
+    return [np.asarray(output) for output in _evaluator(model).run(None, given)]
 
 
 def obligation_of(told: Scenario, step: Step, *, pulls: bool) -> Obligation:

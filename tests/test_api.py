@@ -341,15 +341,22 @@ def test_a_pattern_that_matches_no_norm_is_a_slip(selection: dict[str, list[str]
         normswap.convert(model(), check=False, **selection)
 
 
-def test_a_norm_inside_a_local_function_is_mentioned():
+@pytest.mark.parametrize("opset", [18, 17])
+def test_a_norm_inside_a_local_function_is_converted_in_its_callers_place(opset: int):
     proto = model(
         BLOCK.replace('opset_import: ["": 18]', 'opset_import: ["": 18, "own": 1]').replace(
             "[ln_2] n2 = LayerNormalization <axis = -1, epsilon = 1e-3> (h1, g2, c2)", "n2 = own.norm(h1, g2)"
         )
-        + '\n<domain: "own", opset_import: ["": 18]> norm (a, g) => (b) { b = LayerNormalization(a, g) }'
+        + f'\n<domain: "own", opset_import: ["": {opset}]> norm (a, g) => (b) {{ b = LayerNormalization(a, g) }}'
     )
     result = normswap.convert(proto, check=False)
-    assert [refusal.reason_id for refusal in result.refused if "norm" in refusal.reason][-1] == "local-function"
+    if opset == 18:
+        assert ("own.norm", "inline") in [(rewrite.site, rewrite.rule) for rewrite in result.rewrites]
+        assert result.after.norms == {"RMSNorm": 2}
+        assert list(result.model.functions) == []
+    else:  # a body in another opset cannot stand in the caller's place
+        assert [refusal.reason_id for refusal in result.refused if "norm" in refusal.reason][-1] == "local-function"
+        assert [function.name for function in result.model.functions] == ["norm"]
 
 
 def test_a_gain_that_fixes_a_free_dimension_is_no_parameter():

@@ -10,13 +10,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from normswap import discover, maps, regroup, targets
+from normswap import discover, goals, maps, regroup
 from normswap.maps import Deferred, Map
 from normswap.plan import Plan, plan_pull, plan_push
 from normswap.prove import prove
 from normswap.scene import Foreign, Goal, Scene
 from normswap.session import Planner, Session, move
 from normswap.transfer import TRANSFERS, Blocked, Request, Step
+from normswap.transfer.convolution import Convolution
 from tests.graphs import AGREEMENT, disagreement, parsed, run
 
 Patch = pytest.MonkeyPatch
@@ -31,7 +32,7 @@ class Mutant:
 
     text: str
     plant: Callable[[Patch], None]
-    goals: Goals = targets.center_goals
+    goals: Goals = goals.center_goals
     planner: Planner = plan_pull
     # Mistakes of the planner or the goals themselves.
     spoil_plan: Callable[[Plan], Plan] | None = None
@@ -295,39 +296,39 @@ MUTANTS = {
         ROWS.replace("4] x", "8] x").replace("[4,8]", "[8,8]"), changed("MatMul", other_axis(1))
     ),
     "transB is ignored": Mutant(
-        GEMM_BEHIND.format("transB = 1"), changed("Gemm", transposed_shift), targets.bias_goals, plan_push
+        GEMM_BEHIND.format("transB = 1"), changed("Gemm", transposed_shift), goals.bias_goals, plan_push
     ),
     "alpha is applied to C": Mutant(
-        GEMM_BEHIND.format("alpha = 0.5"), changed("Gemm", times_shift(2, 2.0)), targets.bias_goals, plan_push
+        GEMM_BEHIND.format("alpha = 0.5"), changed("Gemm", times_shift(2, 2.0)), goals.bias_goals, plan_push
     ),
     "beta is forgotten": Mutant(
-        GEMM_BEHIND.format("beta = 3.0"), changed("Gemm", times_shift(2, 3.0)), targets.bias_goals, plan_push
+        GEMM_BEHIND.format("beta = 3.0"), changed("Gemm", times_shift(2, 3.0)), goals.bias_goals, plan_push
     ),
     "a shift is counted twice": Mutant(
         BEHIND.format("p = MatMul(n, w) q = Add(p, c) r = MatMul(q, u) y = Add(r, d)"),
         changed("Add", twice),
-        targets.bias_goals,
+        goals.bias_goals,
         plan_push,
     ),
     "the sign of a Sub": Mutant(
         BEHIND.format("p = MatMul(n, w) y = Sub(c, p)"),
         changed("Sub", times_shift(0, -1.0)),
-        targets.bias_goals,
+        goals.bias_goals,
         plan_push,
     ),
     "the shift passes a run-time factor": Mutant(
         BEHIND.format("f = Tanh(s) p = Mul(n, f) y = Add(p, d)"),
         unblocked("Mul", as_is(0)),
-        targets.bias_goals,
+        goals.bias_goals,
         plan_push,
     ),
     "the shift passes weights that do not sum to one": Mutant(
-        SCORES, unblocked("MatMul", as_is(1)), targets.bias_goals, plan_push
+        SCORES, unblocked("MatMul", as_is(1)), goals.bias_goals, plan_push
     ),
     "the shift passes zero padding": Mutant(
         PADDED,
-        lambda patch: patch.setattr("normswap.transfer.linear._is_padded", lambda node: False),
-        targets.bias_goals,
+        lambda patch: patch.setattr(Convolution, "has_border", lambda _: False),
+        goals.bias_goals,
         plan_push,
     ),
     "a constant that widens the output": Mutant(ROWS, both(changed("Add", widened), not_shrunk)),
@@ -351,7 +352,7 @@ MUTANTS = {
         stream("p = MatMul(x, v)\n s = Tanh(p)"),
         lambda patch: patch.setitem(TRANSFERS, "Tanh", as_is(0)),  # type: ignore[arg-type]
     ),
-    "a denominator is scaled": Mutant(SCALED, changed("Div", on_denominator), targets.scale_goals),
+    "a denominator is scaled": Mutant(SCALED, changed("Div", on_denominator), goals.scale_goals),
     "a softmax over another axis is invariant": Mutant(SOFTMAX, unblocked("Softmax", invariant)),
     "a foreign reader is forgotten": Mutant(
         stream("s = MatMul(x, v)\n z = Exp(s)", "double[B,S,8] z"), no_foreign_readers
@@ -418,7 +419,7 @@ def obligations(text: str, change: Callable[[Plan], Plan] = lambda plan: plan) -
     """What every obligation of centering the model says, by node."""
     session = Session.of(ir.from_proto(parsed(text)))
     scene = Scene.of(session.facts, session.norms)
-    found = prove(scene, change(plan_pull(scene, targets.center_goals(session))))
+    found = prove(scene, change(plan_pull(scene, goals.center_goals(session))))
     assert all((obligation.error <= 1e-12) == obligation.holds for obligation in found)
     return {obligation.node: obligation.failure for obligation in found}
 

@@ -141,3 +141,130 @@ def test_the_two_parts_of_a_norm_are_their_definitions() -> None:
     assert np.abs(reference.center(X, (2,)).mean(axis=2)).max() < 1e-15
     y = reference.root_mean_square(X, (1, 2), 0.5)
     assert np.abs(y * np.sqrt((X**2).mean(axis=(1, 2), keepdims=True) + 0.5) - X).max() < 1e-14
+
+
+TRANSPOSED = [
+    ("strides = [2]", (2, 4, 5), (4, 3, 3)),
+    ("group = 2, strides = [2], pads = [1, 0], dilations = [2], output_padding = [1]", (2, 4, 5), (4, 3, 3)),
+    ("group = 4", (2, 4, 5), (4, 1, 3)),
+    ("group = 2, strides = [3, 1], pads = [0, 1, 1, 0]", (2, 4, 3, 5), (4, 2, 2, 3)),
+    ("strides = [1, 2, 2], dilations = [1, 1, 3]", (2, 2, 3, 2, 4), (2, 3, 2, 1, 2)),
+    ('auto_pad = "SAME_UPPER", strides = [2, 2]', (2, 4, 3, 5), (4, 2, 3, 5)),
+    ('auto_pad = "SAME_LOWER", strides = [2, 2]', (2, 4, 3, 5), (4, 2, 3, 5)),
+    ('auto_pad = "VALID", strides = [2, 2]', (2, 4, 3, 5), (4, 2, 3, 5)),
+    ("group = 2, strides = [2], output_shape = [8]", (2, 4, 5), (4, 3, 3)),
+    ('auto_pad = "SAME_UPPER", strides = [2], output_shape = [8]', (2, 4, 5), (4, 3, 3)),
+]
+
+
+@pytest.mark.parametrize(("attributes", "shape", "kernel"), TRANSPOSED)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_transposed_convolution_is_that_of_onnxruntime(
+    attributes: str, shape: tuple[int, ...], kernel: tuple[int, ...], biased: bool
+) -> None:
+    groups = int(attributes[8]) if attributes.startswith("group") else 1
+    arrays = [drawn("image", shape), drawn("kernel", kernel), drawn("bias", (groups * kernel[1],))][: 2 + biased]
+    text = f"y = ConvTranspose<{attributes}>({'x, s, g' if biased else 'x, s'})"
+    (found,) = ran(text, *arrays)
+    (expected,) = deployed(text, f"float[{','.join('KLMNO'[: len(shape)])}] y", *arrays)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-5
+
+
+CHANNELS = [drawn(name, (4,)) for name in ("gain", "bias", "mean")]
+VARIANCE = np.asarray([0.5, 2.0, 0.0, 1.25])
+IMAGE = drawn("image", (2, 4, 3, 5))
+
+
+def along_channels(array: np.ndarray) -> np.ndarray:
+    return array.reshape(4, 1, 1)
+
+
+@pytest.mark.parametrize(("opset", "more"), [(6, ", is_test = 1"), (7, ""), (9, ""), (13, ""), (14, ""), (15, "")])
+def test_a_batch_normalization_at_inference_has_its_statistics_from_its_inputs(opset: int, more: str) -> None:
+    text = f"y = BatchNormalization{EPSILON[:-1]}{more}>(x, g, b, m, v)"
+    (found,) = ran(text, IMAGE, *CHANNELS, VARIANCE, opset=opset)
+    gain, bias, mean = (along_channels(array) for array in CHANNELS)
+    expected = (IMAGE - mean) / np.sqrt(along_channels(VARIANCE) + 0.125) * gain + bias
+    assert np.abs(found - expected).max() < 1e-14
+
+
+def test_a_batch_normalization_of_a_matrix_or_with_statistics_per_element() -> None:
+    x = IMAGE[:, :, 0, 0]
+    (found,) = ran(f"y = BatchNormalization{EPSILON}(x, g, b, m, v)", x, *CHANNELS, VARIANCE)
+    gain, bias, mean = CHANNELS
+    assert np.abs(found - ((x - mean) / np.sqrt(VARIANCE + 0.125) * gain + bias)).max() < 1e-14
+    per_element = [drawn(name, (4, 3, 5)) for name in ("gain", "bias", "mean")]
+    variance = drawn("variance", (4, 3, 5)) ** 2
+    text = f"y = BatchNormalization{EPSILON[:-1]}, spatial = 0>(x, g, b, m, v)"
+    (found,) = ran(text, IMAGE, *per_element, variance, opset=7)
+    gain, bias, mean = per_element
+    assert np.abs(found - ((IMAGE - mean) / np.sqrt(variance + 0.125) * gain + bias)).max() < 1e-14
+
+
+def test_a_batch_normalization_in_training_takes_its_statistics_from_the_batch() -> None:
+    text = f"y, m1, v1 = BatchNormalization{EPSILON[:-1]}, training_mode = 1, momentum = 0.75>(x, g, b, m, v)"
+    y, mean, variance = ran(text, IMAGE, *CHANNELS, VARIANCE)
+    batch_mean, batch_variance = IMAGE.mean(axis=(0, 2, 3)), IMAGE.var(axis=(0, 2, 3))
+    gain, bias = (along_channels(array) for array in CHANNELS[:2])
+    normalized = (IMAGE - along_channels(batch_mean)) / np.sqrt(along_channels(batch_variance) + 0.125)
+    assert np.abs(y - (normalized * gain + bias)).max() < 1e-14
+    assert np.abs(mean - (0.75 * CHANNELS[2] + 0.25 * batch_mean)).max() < 1e-14
+    assert np.abs(variance - (0.75 * VARIANCE + 0.25 * batch_variance)).max() < 1e-14
+
+
+def test_a_batch_normalization_in_training_before_opset_14_is_not_run() -> None:
+    with pytest.raises(reference.Unexecutable, match="in training"):
+        ran("y, a, b, c, d = BatchNormalization(x, g, b, m, v)", IMAGE, *CHANNELS, VARIANCE, opset=9)
+
+
+@pytest.mark.parametrize(("size", "opset"), [(4, 21), (2, 18)])
+def test_a_group_normalization_has_a_gain_per_channel_or_per_group(size: int, opset: int) -> None:
+    gain, bias = drawn("gain", (size,)), drawn("bias", (size,))
+    text = f"y = GroupNormalization{EPSILON[:-1]}, num_groups = 2>(x, g, b)"
+    (found,) = ran(text, IMAGE, gain, bias, opset=opset)
+    for group, places in enumerate((slice(2), slice(2, 4))):
+        x = IMAGE[:, places]
+        centered = x - x.mean(axis=(1, 2, 3), keepdims=True)
+        y = centered / np.sqrt(x.var(axis=(1, 2, 3), keepdims=True) + 0.125)
+        own = places if size == 4 else slice(group, group + 1)
+        expected = y * gain[own].reshape(-1, 1, 1) + bias[own].reshape(-1, 1, 1)
+        assert np.abs(found[:, places] - expected).max() < 1e-14
+
+
+def test_an_instance_normalization_is_a_group_normalization_of_single_channels() -> None:
+    (found,) = ran(f"y = InstanceNormalization{EPSILON}(x, g, b)", IMAGE, *CHANNELS[:2])
+    (expected,) = ran(f"y = GroupNormalization{EPSILON[:-1]}, num_groups = 4>(x, g, b)", IMAGE, *CHANNELS[:2], opset=21)
+    assert np.abs(found - expected).max() < 1e-14
+    assert np.abs(found.mean(axis=(2, 3)) - CHANNELS[1]).max() < 1e-14
+
+
+def test_a_norm_gives_out_its_statistics_where_it_is_asked_for_them() -> None:
+    y, mean, inverse = ran(f"y, m, i = LayerNormalization{EPSILON}(x, g, b)", X, GAIN, BIAS)
+    assert np.abs(mean - X.mean(axis=-1, keepdims=True)).max() < 1e-15
+    assert np.abs((X - mean) * inverse * GAIN + BIAS - y).max() < 1e-14
+    y, inverse = ran(f"y, i = com.microsoft.SimplifiedLayerNormalization{EPSILON}(x, g)", X, GAIN)
+    assert np.abs(X * inverse * GAIN - y).max() < 1e-14
+
+
+RECURRENT = [drawn("x", (5, 2, 3)), drawn("w", (1, 16, 3)), drawn("r", (1, 16, 4)), drawn("b", (1, 32))]
+
+
+def test_a_recurrent_layer_stops_at_the_end_of_each_row() -> None:
+    lengths = np.asarray([2, 5], np.int32)
+    y, last, _ = ran("y, h, c = LSTM<hidden_size = 4>(x, w, r, b, n)", *RECURRENT, lengths)
+    full, _, _ = ran("y, h, c = LSTM<hidden_size = 4>(x, w, r, b)", *RECURRENT)
+    assert np.abs(y[:2] - full[:2]).max() == 0
+    assert np.abs(y[2:, :, 0]).max() == 0
+    assert np.abs(last[:, 0] - full[1, :, 0]).max() == 0
+    assert np.abs(last[:, 1] - full[4, :, 1]).max() == 0
+
+
+def test_a_recurrent_layer_uses_its_own_activations() -> None:
+    text = 'y, h, c = LSTM<hidden_size = 4, activations = ["Sigmoid", "Softsign", "Relu"]>(x, w, r, b)'
+    x, w, r, b = (array[:1] if index == 0 else array for index, array in enumerate(RECURRENT))
+    y, _, cell = ran(text, x, w, r, b)
+    i, o, _, c = np.split(x[0] @ w[0].T + b[0, :16] + b[0, 16:], 4, axis=1)
+    expected = c / (1 + np.abs(c)) / (1 + np.exp(-i))
+    assert np.abs(cell[0] - expected).max() < 1e-14
+    assert np.abs(y[0, 0] - np.maximum(expected, 0) / (1 + np.exp(-o))).max() < 1e-14

@@ -10,11 +10,12 @@ import onnx_ir as ir
 import pytest
 
 import normswap
-from normswap import rewrite, targets
+from normswap import goals, rewrite
 from normswap.emit import NotFinite
 from normswap.plan import Plan, plan_pull
 from normswap.scene import Scene
 from normswap.session import Session
+from normswap.targets import TARGETS
 from tests.graphs import converted, counts, drawn, nodes, parsed, reasons, weights, with_weights
 
 TEXT = """
@@ -34,9 +35,15 @@ def run_on(text: str) -> tuple[onnx.ModelProto, Session]:
     """The session of a text after its target, before any norm is spelled."""
     proto = parsed(text)
     session = Session.of(ir.from_proto(proto))
-    targets.TARGETS["rmsnorm"].run(session, targets.Selection())
+    run_rmsnorm(session)
     assert session.refused == []
     return proto, session
+
+
+def run_rmsnorm(session: Session) -> None:
+    """The target on every norm."""
+    chosen = TARGETS["rmsnorm"].choose(Session.of(session.model, proving=False), None)
+    TARGETS["rmsnorm"].run(session, chosen)
 
 
 def test_the_graph_keeps_its_nodes_names_and_operand_order() -> None:
@@ -64,7 +71,7 @@ def test_the_weights_that_were_given_are_not_edited() -> None:
     model = ir.from_proto(proto)
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     session = Session.of(model)
-    targets.TARGETS["rmsnorm"].run(session, targets.Selection())
+    run_rmsnorm(session)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
@@ -184,7 +191,7 @@ def test_a_bias_that_moves_to_a_narrower_value_is_added_there_for_all_who_read_i
 def planned(text: str) -> tuple[Session, Plan]:
     session = Session.of(ir.from_proto(parsed(text)))
     scene = Scene.of(session.facts, session.norms)
-    return session, plan_pull(scene, targets.center_goals(session))
+    return session, plan_pull(scene, goals.center_goals(session))
 
 
 def test_an_explicit_map_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +229,7 @@ def test_a_weight_that_would_overflow_in_its_type_is_not_written() -> None:
         main (float16[B,4] x) => (float16[B,2] y) <float16[4,2] w, float16[2] g> { s = MatMul(x, w) [ln] y = LayerNormalization(s, g) }"""
     model = with_weights(parsed(text), w=np.tile([60000.0, -60000.0], (4, 1)))
     session = Session.of(ir.from_proto(model))
-    plan = plan_pull(Scene.of(session.facts, session.norms), targets.center_goals(session))
+    plan = plan_pull(Scene.of(session.facts, session.norms), goals.center_goals(session))
     assert plan.goals
     rewrite.apply(plan, session.facts)  # centered, they are as large as they were
     huge = with_weights(
@@ -230,7 +237,7 @@ def test_a_weight_that_would_overflow_in_its_type_is_not_written() -> None:
         w=np.tile([60000.0, -60000.0, -60000.0], (4, 1)),
     )
     session = Session.of(ir.from_proto(huge))
-    plan = plan_pull(Scene.of(session.facts, session.norms), targets.center_goals(session))
+    plan = plan_pull(Scene.of(session.facts, session.norms), goals.center_goals(session))
     with pytest.raises(NotFinite, match="`w/moved` would not be finite in FLOAT16"):
         rewrite.apply(plan, session.facts)
 
@@ -251,3 +258,14 @@ def test_a_plan_of_nothing_changes_nothing() -> None:
     nothing = replace(plan, goals=(), steps={}, labels={}, explicit={})
     rewrite.apply(nothing, session.facts)
     assert ir.to_proto(session.model).SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("target", ["rmsnorm", "folded"])
+def test_of_a_bias_of_zeros_that_cannot_go_on_nothing_is_left(target: str) -> None:
+    text = """main (double[B,S,4] x) => (double[B,S,4] y) <double[4,4] w, double[4] g, double[4] b>
+        { s = MatMul(x, w) [ln] n = LayerNormalization(s, g, b) y = Tanh(n) }"""
+    model = with_weights(parsed(text), b=np.zeros(4))
+    if target == "rmsnorm":
+        assert [node.op_type for node in nodes(converted(model))] == ["MatMul", "RMSNormalization", "Tanh"]
+    else:
+        assert reasons(normswap.convert(model, target, check=False)) == {"ln": "foreign-reader"}

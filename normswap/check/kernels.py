@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normswap import reference
-from normswap.check import convolution, recurrent
+from normswap.check import convolution
 from normswap.reference import Array, Floats, Unexecutable, attribute, attribute_float
 
 Kernel = Callable[[ir.Node, Sequence["Array | None"], int], Sequence[Array]]
@@ -49,42 +49,6 @@ def optional(arrays: Sequence[Array | None], index: int) -> Floats | None:
 
 
 # --- normalization ---------------------------------------------------------------------------------------------------
-
-
-def _per_channel(parameter: Floats, rank: int) -> Floats:
-    return parameter.reshape(-1, *[1] * (rank - 2))
-
-
-def _batch_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
-    if attribute(node, "training_mode", 0) or sum(bool(output.name) for output in node.outputs) > 1:
-        raise Unexecutable(f"BatchNormalization `{node.name}` is in training mode")
-    x = given(arrays, 0)
-    spatial = opset >= 9 or attribute(node, "spatial", 1)
-    scale, bias, mean, variance = (
-        _per_channel(given(arrays, i), x.ndim) if spatial else given(arrays, i) for i in (1, 2, 3, 4)
-    )
-    return [(x - mean) / np.sqrt(variance + attribute_float(node, "epsilon", 1e-5)) * scale + bias]
-
-
-def _instance_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
-    return [_grouped(node, arrays, given(arrays, 0).shape[1])]
-
-
-def _group_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
-    return [_grouped(node, arrays, attribute(node, "num_groups", 1))]
-
-
-def _grouped(node: ir.Node, arrays: Sequence[Array | None], groups: int) -> Floats:
-    """Affine ∘ RMS ∘ Center of each group of channels and space."""
-    x = given(arrays, 0)
-    channels = x.shape[1]
-    grouped = x.reshape(x.shape[0], groups, -1)
-    centered = reference.center(grouped, (2,))
-    y = reference.root_mean_square(centered, (2,), attribute_float(node, "epsilon", 1e-5)).reshape(x.shape)
-    # Opset 18 has one gain per group, opset 21 one per channel.
-    gain, bias = (np.repeat(p, channels // p.size) for p in (given(arrays, 1), given(arrays, 2)))
-    result: Floats = y * _per_channel(gain, x.ndim) + _per_channel(bias, x.ndim)
-    return result
 
 
 def _mean_variance_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
@@ -189,9 +153,6 @@ def _softmax(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Seque
 
 
 KERNELS: Mapping[tuple[str, str], Kernel] = {
-    ("", "BatchNormalization"): _batch_normalization,
-    ("", "InstanceNormalization"): _instance_normalization,
-    ("", "GroupNormalization"): _group_normalization,
     ("", "MeanVarianceNormalization"): _mean_variance_normalization,
     ("", "Erf"): _erf_operator,
     ("", "Gelu"): _gelu_operator,
@@ -202,9 +163,6 @@ KERNELS: Mapping[tuple[str, str], Kernel] = {
     ("", "Conv"): convolution.conv,
     ("", "ConvTranspose"): convolution.conv_transpose,
     ("", "Resize"): convolution.resize,
-    ("", "LSTM"): recurrent.lstm,
-    ("", "GRU"): recurrent.gru,
-    ("", "RNN"): recurrent.rnn,
     ("com.microsoft", "Gelu"): _with_bias(_gelu),
     ("com.microsoft", "BiasGelu"): _with_bias(_gelu),
     ("com.microsoft", "FastGelu"): _with_bias(_gelu_tanh),

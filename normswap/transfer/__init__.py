@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from normswap.maps import Map
+from normswap.quantized import is_quantized, on_scales
 from normswap.reference import ONNX_DOMAINS
 from normswap.transfer.attention import product, softmax
+from normswap.transfer.convolution import convolution
+from normswap.transfer.einsum import einsum
 from normswap.transfer.elementwise import add, multiply, same_everywhere, where
 from normswap.transfer.layout import DATA_INPUTS, gather, layout, shape_only
-from normswap.transfer.linear import conv, gemm
-from normswap.transfer.pooling import global_pool, reduction
+from normswap.transfer.linear import gemm
+from normswap.transfer.normalization import batch, over_last_axes, over_space
+from normswap.transfer.pad import pad
+from normswap.transfer.piecewise import clip, extremum, rectifier
+from normswap.transfer.pooling import pool, reduction
+from normswap.transfer.recurrent import recurrent
+from normswap.transfer.resize import resize
 from normswap.transfer.step import Along, Blocked, Request, Step
 
 Transfer = Callable[[Request], "Step | Blocked"]
@@ -21,53 +30,75 @@ Transfer = Callable[[Request], "Step | Blocked"]
 TRANSFERS: Mapping[str, Transfer] = {
     **dict.fromkeys(DATA_INPUTS, layout),
     "Add": add,
-    "AveragePool": global_pool,
+    "AveragePool": pool,
+    "BatchNormalization": batch,
     "Cast": same_everywhere,
-    "Conv": conv,
+    "Clip": clip,
+    "Conv": convolution,
+    "ConvTranspose": convolution,
     "Div": multiply,
     "Dropout": same_everywhere,
+    "Einsum": einsum,
+    "GRU": recurrent,
     "Gather": gather,
     "Gemm": gemm,
-    "GlobalAveragePool": global_pool,
+    "GlobalAveragePool": pool,
+    "GlobalMaxPool": pool,
+    "GroupNormalization": over_space,
     "Identity": same_everywhere,
+    "InstanceNormalization": over_space,
+    "LSTM": recurrent,
+    "LayerNormalization": over_last_axes,
+    "LeakyRelu": rectifier,
     "LogSoftmax": softmax,
     "MatMul": product,
+    "Max": extremum,
+    "MaxPool": pool,
+    "Min": extremum,
     "Mul": multiply,
     "Neg": same_everywhere,
+    "PRelu": rectifier,
+    "Pad": pad,
+    "RMSNormalization": over_last_axes,
+    "RNN": recurrent,
+    "ReduceMax": reduction,
     "ReduceMean": reduction,
+    "ReduceMin": reduction,
     "ReduceSum": reduction,
+    "Relu": rectifier,
+    "Resize": resize,
     "Shape": shape_only,
+    "SimplifiedLayerNormalization": over_last_axes,
     "Size": shape_only,
     "Softmax": softmax,
     "Sub": add,
     "Sum": add,
+    "Upsample": resize,
     "Where": where,
 }
+# Operators of onnxruntime's own domain that are what the table has under the same name.
+CONTRIBUTED = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
 
 
 def transfer(request: Request) -> Step | Blocked:
     """How the operator of `request` moves its map, or why it does not."""
     node = request.node
-    function = TRANSFERS.get(node.op_type) if node.domain in ONNX_DOMAINS else None
+    is_known = node.domain in ONNX_DOMAINS or (node.domain == "com.microsoft" and node.op_type in CONTRIBUTED)
+    function = TRANSFERS.get(node.op_type) if is_known else None
     if function is None:
         return Blocked("opaque-producer" if request.pulls else "foreign-reader", f"{node.op_type} `{node.name}`")
     answer = function(request)
-    quantized = (
-        [] if isinstance(answer, Blocked) else [index for index in answer.constants if _is_quantized(request, index)]
-    )
-    if quantized:
+    if isinstance(answer, Step) and any(_stays_quantized(request, index, m) for index, m in answer.constants.items()):
         return Blocked("quantized-weights", f"{node.op_type} `{node.name}`, whose weight is stored quantized")
     return answer
 
 
-def _is_quantized(request: Request, index: int) -> bool:
-    """Whether a constant is computed from a quantized one; as a new float constant it would no longer be that."""
+def _stays_quantized(request: Request, index: int, a_map: Map) -> bool:
+    """Whether a constant is stored quantized and cannot take the map in as it is."""
     value = request.value(index)
-    while value is not None and (node := value.producer()) is not None:
-        if node.op_type in ("DequantizeLinear", "DequantizeBFP", "MatMulNBits"):
-            return True
-        value = node.inputs[0] if node.inputs else None
-    return False
+    if value is None or not is_quantized(value):
+        return False
+    return on_scales(value, a_map, request.facts) is None
 
 
 __all__ = ["DATA_INPUTS", "TRANSFERS", "Along", "Blocked", "Request", "Step", "transfer"]

@@ -2,10 +2,14 @@
 
 pull    T(a + b) = L(a) + L(b) + t     the linear part to every operand, the shift to one, a constant first
 push    (x + t) + b = x + (b + t)      a constant absorbs a shift; without one it goes on
+both    S·(x·c) = x·(S·c)              a constant factor absorbs a scale along its axes
 A factor that is the same along the mapped axes commutes with the linear part.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +17,7 @@ from normswap import maps
 from normswap.facts import Facts
 from normswap.maps import Deferred, Map
 from normswap.reference import Floats
-from normswap.transfer.step import Blocked, Request, Step, labels, rows
+from normswap.transfer.step import Blocked, Request, Step, fit, labels, rows
 
 
 def add(request: Request) -> Step | Blocked:
@@ -31,11 +35,19 @@ def add(request: Request) -> Step | Blocked:
         inputs, constants = split
         return Step(inputs=inputs, outputs={0: request.map}, constants=constants, cut=rows(request, operands))
     assert request.at is not None
-    if request.map.centers or request.map.scales:
+    if request.map.centers or (request.map.scales and not _can_divide(request, operands)):
         return Blocked("does-not-commute", "a sum of which only one operand is mapped")
     out = _as_output(request, request.map)
     if isinstance(out, Blocked):
         return out
+    if request.map.scales:  # s·x + t + b = s·(x + (b + t)/s)
+        inverse = 1.0 / out.scale
+        divided = {index: maps.affine(out.rank, scale=inverse) for index in operands if index != request.at}
+        first, sign = next(iter(divided)), signs[request.at] * signs[next(iter(divided))]
+        divided[first] = maps.affine(out.rank, inverse, out.offset() * inverse * sign)
+        scaled = maps.linear(out)
+        cut = rows(request, operands)
+        return Step(inputs={request.at: request.map}, outputs={0: scaled}, constants=divided, cut=cut)
     moved = maps.affine(out.rank, shift=_scaled(out.shift, signs[request.at]))
     absorbers = [index for index in operands if index != request.at and request.is_constant(index)]
     if absorbers:
@@ -43,6 +55,12 @@ def add(request: Request) -> Step | Blocked:
         shift = maps.affine(out.rank, shift=_scaled(moved.shift, signs[absorbers[0]]))
         return Step(inputs={request.at: request.map}, constants={absorbers[0]: shift}, cut=rows(request, operands))
     return Step(inputs={request.at: request.map}, outputs={0: moved}, cut=rows(request, operands))
+
+
+def _can_divide(request: Request, operands: Sequence[int]) -> bool:
+    """Whether all other operands are constants that can be divided by the scale of the map."""
+    others = [index for index in operands if index != request.at]
+    return bool(others and request.map.scale.all()) and all(request.is_constant(index) for index in others)
 
 
 def _scaled(shift: Floats | Deferred, factor: float) -> Floats | Deferred:
@@ -65,6 +83,9 @@ def _as_output(request: Request, a_map: Map) -> Map | Blocked:
 def multiply(request: Request) -> Step | Blocked:
     """Mul, and Div as far as its numerator goes."""
     divides = request.node.op_type == "Div"
+    absorber = None if divides else _absorber(request)
+    if absorber is not None:
+        return absorber
     at = request.at
     if at is None:
         at = _mapped_factor(request, divides=divides)
@@ -98,13 +119,32 @@ def multiply(request: Request) -> Step | Blocked:
     return Step(inputs={at: request.map}, outputs={0: moved}, cut=rows(request, (0, 1)))
 
 
+def _absorber(request: Request) -> Step | None:
+    """A constant factor that is no single number takes a scale, wanted or given: S·(x·c) = (S·x)·c = x·(S·c)."""
+    if request.map.centers or request.map.shifts:
+        return None
+    scale = request.map if request.pulls else _as_output(request, request.map)
+    index = next((i for i in (0, 1) if i != request.at and request.is_constant(i)), None)
+    dims = None if index is None else request.dims(index)
+    if index is None or dims is None or isinstance(scale, Blocked):
+        return None
+    if all(size == 1 for size in dims) or isinstance(fit(scale, dims), Blocked):
+        return None
+    ends = {} if request.at is None else {request.at: request.map}
+    outputs = {0: request.map} if request.pulls else {}
+    return Step(inputs=ends, outputs=outputs, constants={index: scale}, cut=rows(request, (0, 1)))
+
+
 def _broad(shift: Floats | Deferred, rank: int) -> Floats:
     array = shift.force() if isinstance(shift, Deferred) else shift
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
 def _mapped_factor(request: Request, *, divides: bool) -> int | None:
-    """Which operand of a product takes a map that is wanted on it: the one that varies along the mapped axes."""
+    """Which operand of a product takes a map that is wanted on it: the one that varies along the mapped axes.
+
+    Where both do, a scale goes to the smaller one, such as the gate of a squeeze-and-excite block.
+    """
     if divides:
         return 0
     rank = request.map.rank
@@ -114,7 +154,17 @@ def _mapped_factor(request: Request, *, divides: bool) -> int | None:
         return full[0]
     if request.map.centers:
         return None
+    sized = [index for index in activations if not isinstance(fit(request.map, request.dims(index)), Blocked)]
+    if sized and not request.map.shifts:
+        return min(sized, key=lambda index: _weight(request, index))
     return activations[0] if activations else 0
+
+
+def _weight(request: Request, index: int) -> tuple[bool, int]:
+    """How much it takes to change operand `index`: what nothing computes last, then by the number of elements."""
+    value = request.value(index)
+    shape = None if value is None else request.facts.shape(value)
+    return value is None or value.producer() is None, math.prod(shape or ())
 
 
 def _ignores(dims: tuple[int | None, ...] | None, a_map: Map, rank: int) -> bool:

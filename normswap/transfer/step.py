@@ -63,18 +63,21 @@ class Step:
     """How an operator moves a map. All indices are positions; labels that are absent are the identity.
 
     `inputs` and `outputs` label activations; `constants` are the maps that turn old constants into new ones;
-    `created` gives the shape of a constant the node lacked, taken as zeros before its map in `constants`.
+    `created` gives the shape of a constant the node lacked, taken as zeros before its map in `constants`; `attributes`
+    the new values of float attributes.
     For proofs: every tuple in `cut` names axes that may be cut together (of an output only where it has no label),
-    `indices` the inputs that hold positions along an axis of another input, and `probes` smaller shapes that serve as
-    well for an activation as its own.
+    `indices` the inputs that hold positions along an axis of another input, `lengths` those that hold how much of it
+    counts (1 to all), and `probes` smaller shapes that serve as well for an activation as its own.
     """
 
     inputs: Mapping[int, Map] = field(default_factory=dict)
     outputs: Mapping[int, Map] = field(default_factory=dict)
     constants: Mapping[int, Map] = field(default_factory=dict)
     created: Mapping[int, Shape] = field(default_factory=dict)
+    attributes: Mapping[str, float] = field(default_factory=dict)
     cut: Sequence[tuple[Along, ...]] = ()
     indices: Mapping[int, Along] = field(default_factory=dict)
+    lengths: Mapping[int, Along] = field(default_factory=dict)
     probes: Mapping[int, Shape] = field(default_factory=dict)
 
 

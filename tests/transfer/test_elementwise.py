@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from normswap.maps import Map
+from normswap.maps import Map, affine
 from normswap.transfer import Step
-from tests.steps import Case, all_at_once, blocks, center, heads, passes, scale, scale_and_shift, shift, uniform
+from tests.steps import (
+    Case,
+    all_at_once,
+    blocks,
+    center,
+    heads,
+    obligation_of,
+    passes,
+    scale,
+    scale_and_shift,
+    shift,
+    uniform,
+)
 
 CENTER, SCALE, SHIFT = center(3, 2, 8), scale(3, 2, 8), shift(3, 2, 8)
 ALL = all_at_once(3, 2, 8)
@@ -74,6 +89,23 @@ PASSES = {
     "Mul push past a value per token": Case(two("Mul", right="B,S,1"), CENTER, 0),
     "Mul push past a larger rank": Case(two("Mul", right="2,1,1,1", constants="b").replace("K,L", "J,K,L"), ALL, 0),
     "Mul push from one number per token": Case(two("Mul", left="B,S,1"), uniform(3, -2.0), 0),
+    "Mul pull scale to a vector": Case(two("Mul", right="8", constants="b"), SCALE),
+    "Mul pull scale to a vector on the left": Case(two("Mul", left="8", constants="a"), SCALE),
+    "Mul pull scale to a constant of rank 3": Case(two("Mul", right="1,5,8", constants="b"), SCALE),
+    "Mul pull scale past a number per token": Case(two("Mul", "B,5,8", "5,1", constants="b"), SCALE),
+    "Mul pull one number to a vector": Case(two("Mul", right="8", constants="b"), uniform(3, -2.0)),
+    "Mul pull scale of two axes past a vector": Case(
+        two("Mul", "B,5,8", "8", constants="b"), affine(3, scale=np.outer(SCALE.scale[0, 0, :5], SCALE.scale))
+    ),
+    "Mul pull scale to a gate": Case(two("Mul", right="B,1,8"), SCALE),
+    "Mul push scale to a vector": Case(two("Mul", right="8", constants="b"), SCALE, 0),
+    "Mul push scale to a vector on the left": Case(two("Mul", left="8", constants="a"), SCALE, 1),
+    "Mul push scale to a vector from lower rank": Case(two("Mul", "5,8", "B,5,8"), scale(2, 1, 8), 0),
+    "Mul push scale to a constant of larger rank": Case(
+        two("Mul", right="2,1,1,8", constants="b").replace("K,L", "J,K,L"), SCALE, 0
+    ),
+    "Mul push scale past a number": Case(two("Mul", right="1", constants="b"), SCALE, 0),
+    "Mul push scale to a vector, cut": Case(two("Mul", "B,40,8", "40,8", constants="b"), SCALE, 0),
     "Div pull past a number": Case(two("Div", right="", constants="b"), ALL),
     "Div pull past a value per token": Case(two("Div", right="B,S,1"), CENTER),
     "Div pull past a vector": Case(two("Div", right="8", constants="b"), scale_and_shift(3, 2, 8)),
@@ -156,3 +188,74 @@ def test_a_shift_that_a_constant_absorbs_ends_there() -> None:
     step = absorbed(two("Add", right="8", constants="b"), SHIFT, 0)
     assert not step.outputs
     assert step.constants.keys() == {1}
+
+
+def places(case: Case) -> tuple[list[int], list[int], list[int]]:
+    """Which inputs, outputs and constants a step touches."""
+    step = passes(case)
+    return [*step.inputs], [*step.outputs], [*step.constants]
+
+
+def test_a_vector_takes_a_scale_from_either_side_and_a_number_lets_it_through() -> None:
+    assert places(PASSES["Mul pull scale to a vector"]) == ([], [0], [1])
+    assert places(PASSES["Mul push scale to a vector"]) == ([0], [], [1])
+    assert places(PASSES["Mul pull one number to a vector"]) == ([], [0], [1])
+    assert places(PASSES["Mul pull scale past a number per token"]) == ([0], [0], [])
+    assert places(PASSES["Mul pull scale of two axes past a vector"]) == ([0], [0], [])
+    assert places(PASSES["Mul push scale past a number"]) == ([0], [0], [])
+    assert places(Case(two("Mul", right="1", constants="b"), SCALE)) == ([0], [0], [])
+    assert places(Case(two("Mul", right="", constants="b"), uniform(3, 2.0))) == ([0], [0], [])
+
+
+def test_a_shift_goes_past_a_vector_with_its_scale() -> None:
+    assert places(Case(two("Mul", right="8", constants="b"), scale_and_shift(3, 2, 8))) == ([0], [0], [])
+    assert places(Case(two("Mul", right="8", constants="b"), SHIFT, 0)) == ([0], [0], [])
+
+
+def computed(left: str, right: str) -> str:
+    """A product of two values that are computed."""
+    return f"""
+        main (double[{left}] x, double[{right}] z) => (double[K,L,8] y)
+        {{ a = Tanh(x) b = Sigmoid(z) [n] y = Mul(a, b) }}"""
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "wanted", "taker"),
+    [
+        ("B,S,8", "B,1,8", SCALE, 1),
+        ("B,1,8", "B,S,8", SCALE, 0),
+        ("B,S,8", "B,S,8", SCALE, 0),
+        ("B,S,8", "8", SCALE, 1),
+        ("B,S,8", "B,S,1", SCALE, 0),
+        ("B,S,1", "B,S,8", SCALE, 1),
+        ("B,S,8", "B,1,1", uniform(3, -2.0), 1),
+        ("B,5,8", "8", affine(3, scale=np.outer(np.arange(1.0, 6.0), SCALE.scale)), 0),
+    ],
+)
+def test_of_two_activations_the_smaller_takes_a_scale_if_it_varies_along_its_axes(
+    left: str, right: str, wanted: Map, taker: int
+) -> None:
+    assert places(Case(computed(left, right), wanted)) == ([taker], [0], [])
+
+
+def test_a_scale_goes_to_what_is_computed_rather_than_to_an_input() -> None:
+    text = computed("B,S,8", "B,1,8").replace("b = Sigmoid(z)", "").replace("(a, b)", "(a, z)")
+    assert places(Case(text, SCALE)) == ([0], [0], [])
+
+
+MUTANTS = {
+    "a scale on both factors": lambda step: replace(step, inputs={0: SCALE}),
+    "a vector that does not take its scale": lambda step: replace(step, constants={}),
+    "a scale that goes on all the same": lambda step: replace(step, outputs={} if step.outputs else {0: SCALE}),
+    "the inverse scale": lambda step: replace(step, constants={1: affine(3, scale=1 / SCALE.scale)}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [(name, at) for name in MUTANTS for at in (None, 0) if (name, at) != ("a scale on both factors", 0)],
+)
+def test_the_proof_catches_a_mistake(name: str, at: int | None) -> None:
+    case = Case(two("Mul", right="8", constants="b"), SCALE, at)
+    wrong = MUTANTS[name](passes(case))
+    assert obligation_of(case.scenario(), wrong, pulls=at is None).failure.startswith("differs by")

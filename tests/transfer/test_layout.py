@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from normswap.maps import Map
-from normswap.transfer import Step
-from tests.steps import Case, all_at_once, blocks, center, heads, passes, scale, scale_and_shift, shift, uniform
+from normswap.maps import Map, same
+from normswap.transfer import Request, Step
+from tests.steps import Case, all_at_once, blocks, center, heads, obligation_of, passes, scale, scale_and_shift, uniform
 
 
 def layout(operator: str, x: str = "B,S,8", y: str = "K,L,M", constants: str = "", more: str = "") -> str:
@@ -50,6 +53,8 @@ CLASS = """
         [n] y = Expand(token, shape)
     }"""
 JOINED = "main (double[B,S,8] a, double[B,S,8] b) => (double[B,S,16] y) { [n] y = Concat<axis = -1>(a, b) }"
+ROWS_JOINED = "main (double[B,2,8] a, double[B,3,8] b) => (double[B,5,8] y) { [n] y = Concat<axis = 1>(a, b) }"
+MAPS_JOINED = "main (double[B,8,H,W] a, double[B,4,H,W] b) => (double[B,12,H,W] y) { [n] y = Concat<axis = 1>(a, b) }"
 PARTLY_CONSTANT = """
     main (double[1,S,8] a) => (double[1,T,8] y) <double[1,2,8] first> { [n] y = Concat<axis = 1>(first, a) }"""
 RUNTIME_SHAPE = """
@@ -64,7 +69,6 @@ EMBEDDING = "main (int64[B,S] ids) => (double[B,S,8] y) <double[40,8] table> { [
 COLUMNS = "main (int64[S] ids) => (double[8,S] y) <double[8,40] table> { [n] y = Gather<axis = 1>(table, ids) }"
 FIRST = layout("Gather<axis = 1>(x, first)", y="K,M", constants="int64 first = {0}")
 PICKED = layout("Gather<axis = 2>(x, some)", constants="int64[3] some = {5, 0, 2}")
-PAD = "int64[6] pads = {0, 0, 0, 0, 1, 0}"
 PATCHES = "B,8,H,W"
 
 PASSES = {
@@ -76,6 +80,23 @@ PASSES = {
     "Reshape push past free axes": Case(reshape("-1, 8", y="K,L"), all_at_once(3, 2, 8), 0),
     "Reshape pull to a run-time shape": Case(RUNTIME_SHAPE, all_at_once(2, 1, 8)),
     "Reshape pull one scale": Case(reshape("-1, 4", y="K,L"), uniform(2, -2.0, 3.0)),
+    "Reshape pull to groups of channels": Case(reshape("0, 2, 4, 5, 7", "B,8,5,7", "K,L,M,N,O"), all_at_once(5, 2, 4)),
+    "Reshape push to groups of channels": Case(
+        reshape("0, 2, 4, 5, 7", "B,8,5,7", "K,L,M,N,O"), all_at_once(4, 1, 8), 0
+    ),
+    "Reshape push shared axes the map looks at": Case(
+        reshape("0, 2, 4, 7", "B,8,7", "K,L,M,N"), both(3, {1: 8, 2: 7}), 0
+    ),
+    "Transpose pull without a permutation": Case(layout("Transpose(x)", "2,3,8"), all_at_once(3, 0, 8)),
+    "Transpose push without a permutation": Case(layout("Transpose(x)", "2,3,8"), scale_and_shift(3, 1, 3), 0),
+    "Slice pull by attributes": Case(
+        layout("Slice<axes = [1, -1], starts = [2, 1], ends = [6, 5]>(x)", "2,8,7"), scale_and_shift(3, 1, 4), opset=9
+    ),
+    "Slice push without axes": Case(
+        layout("Slice(x, start, end)", "8,4,6", constants="int64[1] start = {2}, int64[1] end = {6}"),
+        scale_and_shift(3, 0, 8),
+        0,
+    ),
     "Transpose pull": Case(layout("Transpose<perm = [0, 2, 1]>(x)"), all_at_once(3, 1, 8)),
     "Transpose push": Case(layout("Transpose<perm = [0, 2, 1]>(x)"), all_at_once(3, 2, 8), 0),
     "Transpose pull from channels first": Case(
@@ -107,6 +128,12 @@ PASSES = {
     "Concat pull to an expanded token": Case(TOKEN, all_at_once(3, 2, 8)),
     "Concat pull scale along its axis": Case(JOINED, scale_and_shift(3, 2, 16)),
     "Concat pull per piece": Case(JOINED, heads(3, 2, 16, 2)),
+    "Concat push one piece": Case(JOINED, scale_and_shift(3, 2, 8), 0),
+    "Concat push center of one piece": Case(JOINED, center(3, 2, 8), 1),
+    "Concat push one map for a piece": Case(JOINED, uniform(3, -2.0, 3.0), 1),
+    "Concat push beside rows": Case(ROWS_JOINED, scale_and_shift(3, 2, 8), 1),
+    "Concat pull feature maps": Case(MAPS_JOINED, scale_and_shift(4, 1, 12)),
+    "Concat push feature maps": Case(MAPS_JOINED, scale_and_shift(4, 1, 8), 0),
     "Expand pull": Case(CLASS, all_at_once(3, 2, 8)),
     "Expand pull what is copied along": Case(
         layout("Expand(x, to)", "S,8", constants="int64[3] to = {4, 1, 8}"), all_at_once(3, 2, 8)
@@ -123,11 +150,6 @@ PASSES = {
     ),
     "Flatten pull": Case(layout("Flatten<axis = 2>(x)", y="K,M"), all_at_once(2, 1, 8)),
     "Flatten push": Case(layout("Flatten<axis = 2>(x)", y="K,M"), all_at_once(3, 2, 8), 0),
-    "Pad pull beside": Case(layout("Pad(x, pads)", constants=PAD), center(3, 2, 8)),
-    "Pad pull scale": Case(layout("Pad(x, pads)", constants=PAD), scale(3, 2, 8)),
-    "Pad pull zero that is written": Case(
-        layout("Pad(x, pads, with)", constants=PAD + ", double with = {0.0}"), center(3, 2, 8)
-    ),
     "Reshape pull groups that lie across axes": Case(reshape("0, 3, 4", "B,2,6"), center(3, 2, 4)),
     "Reshape push groups that lie across axes": Case(reshape("0, 3, 4", "B,2,6"), center(3, 2, 6), 0),
     "DepthToSpace pull": Case(layout("DepthToSpace<blocksize = 2>(x)", PATCHES, "K,L,M,N"), center(4, 1, 2)),
@@ -164,7 +186,15 @@ BLOCKS = {
     "Split push a part of a group": (Case(SPLIT, center(3, 2, 24), 0), "coarser-groups"),
     "Split push uneven parts of groups": (Case(UNEVEN, heads(3, 2, 8, 2), 0), "coarser-groups"),
     "Concat pull along the axis": (Case(JOINED, center(3, 2, 16)), "coarser-groups"),
-    "Concat push": (Case(CONCAT, scale(3, 2, 8), 0), "does-not-commute"),
+    "Concat push beside rows of a free number": (Case(CONCAT, scale(3, 2, 8), 0), "unknown-shape"),
+    "Concat push of a value beside itself": (
+        Case("main (double[B,S,8] a) => (double[B,S,16] y) { [n] y = Concat<axis = 2>(a, a) }", scale(3, 2, 8), 0),
+        "does-not-commute",
+    ),
+    "Tile push to the number of copies": (
+        Case(layout("Tile(x, by)", "1,S,8", more=", int64[3] by"), uniform(1, 2.0), 1),
+        "does-not-commute",
+    ),
     "Expand pull a scale of what is copied": (
         Case(layout("Expand(x, to)", "B,S,1", constants="int64[3] to = {1, 1, 8}"), scale(3, 2, 8)),
         "coarser-groups",
@@ -177,25 +207,6 @@ BLOCKS = {
         Case(layout("Tile(x, by)", "B,S,4", constants="int64[3] by = {1, 1, 2}"), center(3, 2, 4), 0),
         "coarser-groups",
     ),
-    "Pad pull along the axis": (
-        Case(layout("Pad(x, pads)", constants="int64[6] pads = {0, 0, 1, 0, 0, 1}"), center(3, 2, 10)),
-        "coarser-groups",
-    ),
-    "Pad pull a shift": (Case(layout("Pad(x, pads)", constants=PAD), shift(3, 2, 8)), "coarser-groups"),
-    "Pad with another value": (
-        Case(layout("Pad(x, pads, with)", constants=PAD + ", double with = {1.0}"), center(3, 2, 8)),
-        "coarser-groups",
-    ),
-    "Pad pull edge, as copies do": (
-        Case(layout('Pad<mode = "edge">(x, pads)', constants=PAD), center(3, 2, 8)),
-        "coarser-groups",
-    ),
-    "Pad pull with attributes": (
-        Case(layout("Pad<pads = [0, 0, 0, 0, 1, 0], value = 1.0>(x)"), center(3, 2, 8), opset=10),
-        "coarser-groups",
-    ),
-    "Pad push a shift": (Case(layout("Pad(x, pads)", constants=PAD), shift(3, 2, 8), 0), "coarser-groups"),
-    "Pad push": (Case(layout("Pad(x, pads)", constants=PAD), center(3, 2, 8), 0), "coarser-groups"),
     "Gather push a part of a group": (Case(PICKED, center(3, 2, 8), 0), "coarser-groups"),
     "Gather pull a place twice": (
         Case(layout("Gather<axis = 2>(x, some)", constants="int64[3] some = {5, 0, 5}"), scale(3, 2, 3)),
@@ -241,3 +252,94 @@ def test_a_part_of_a_projection_is_centered_alone() -> None:
     assert isinstance(step, Step)
     assert (step.inputs[0].group.reshape(3, 8) >= 0).any(axis=1).tolist() == [False, True, False]
     assert step.outputs.keys() == {1}
+
+
+WIDE = "1,256,80,80"
+LARGE = {
+    "Concat": (
+        f"main (float[{WIDE}] a, float[{WIDE}] b) => (float[1,512,80,80] y) {{ [n] y = Concat<axis = 1>(a, b) }}",
+        512,
+    ),
+    "Split": (
+        f"main (float[1,512,80,80] a) => (float[{WIDE}] y, float[{WIDE}] z) {{ [n] y, z = Split<axis = 1>(a) }}",
+        256,
+    ),
+    "Reshape": (
+        f"main (float[{WIDE}] a) => (float[1,256,6400] y) <int64[3] to = {{0, 256, -1}}> {{ [n] y = Reshape(a, to) }}",
+        256,
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "channels"), LARGE.values(), ids=LARGE)
+def test_what_is_carried_does_not_depend_on_how_large_other_axes_are(text: str, channels: int) -> None:
+    """Two sizes: the operator on a few positions, and with every axis at its own size, beyond what may be carried."""
+    few = text.replace("80,80", "3,5").replace("6400", "15")
+    rank = text.split("=>")[1].split("]")[0].count(",") + 1
+    wanted = scale_and_shift(rank, 1, channels)
+    answers = [Case(size, wanted, opset=13).answer(Case(size, wanted, opset=13).scenario()) for size in (text, few)]
+    assert all(isinstance(answer, Step) for answer in answers)
+    large, small = answers
+    assert isinstance(large, Step)
+    assert isinstance(small, Step)
+    assert large.inputs.keys() == small.inputs.keys()
+    assert all(same(large.inputs[index], small.inputs[index]) for index in large.inputs)
+
+
+def test_one_piece_is_mapped_and_the_others_are_not() -> None:
+    step = passes(Case(JOINED, uniform(3, 2.0, 3.0), 1))
+    assert step.outputs[0].scale.reshape(-1).tolist() == [1.0] * 8 + [2.0] * 8
+    assert step.outputs[0].offset().reshape(-1).tolist() == [0.0] * 8 + [3.0] * 8
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+def with_output(a_map: Map) -> Callable[[Step, Request], Step]:
+    return lambda step, request: replace(step, outputs={0: a_map})
+
+
+def with_inputs(**inputs: Map) -> Callable[[Step, Request], Step]:
+    return lambda step, request: replace(step, inputs={int(name[2:]): a_map for name, a_map in inputs.items()})
+
+
+def rolled(a_map: Map, axis: int) -> Map:
+    return Map(a_map.group, np.roll(a_map.scale, 1, axis), np.roll(a_map.offset(), 1, axis))
+
+
+MUTANTS: dict[str, tuple[Case, Callable[[Step, Request], Step]]] = {
+    "the map of one piece for all": (PASSES["Concat push one map for a piece"], with_output(uniform(3, -2.0, 3.0))),
+    "the map of one piece on the other": (
+        PASSES["Concat push one piece"],
+        lambda step, request: with_output(rolled_by_half(step.outputs[0]))(step, request),
+    ),
+    "the pieces exchanged": (
+        PASSES["Concat pull scale along its axis"],
+        lambda step, request: replace(step, inputs={0: step.inputs[1], 1: step.inputs[0]}),
+    ),
+    "another permutation": (
+        PASSES["Transpose pull over two axes"],
+        with_inputs(at0=center(3, 2, 8)),
+    ),
+    "the neighbour's factor in a slice": (
+        PASSES["Slice pull along its axis"],
+        lambda step, request: replace(step, inputs={0: rolled(step.inputs[0], 2)}),
+    ),
+    "heads side by side taken for heads one after the other": (
+        PASSES["Reshape push scale to heads"],
+        lambda step, request: with_output(uniform(4, 2.0))(step, request),
+    ),
+}
+
+
+def rolled_by_half(a_map: Map) -> Map:
+    half = a_map.scale.shape[2] // 2
+    return Map(a_map.group, np.roll(a_map.scale, half, 2), np.roll(a_map.offset(), half, 2))
+
+
+@pytest.mark.parametrize(("case", "mistake"), MUTANTS.values(), ids=MUTANTS)
+def test_the_proof_catches_a_mistake(case: Case, mistake: Callable[[Step, Request], Step]) -> None:
+    told = case.scenario()
+    step = passes(case)
+    wrong = mistake(step, Request(told.node("n"), case.map, case.at, told.facts))
+    assert obligation_of(told, wrong, pulls=case.at is None).failure.startswith("differs by")

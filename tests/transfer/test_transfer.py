@@ -10,18 +10,45 @@ from normswap.reasons import REASONS
 from normswap.transfer import TRANSFERS
 from tests.graphs import parsed, scenario
 from tests.steps import Case, blocks, center, passes
-from tests.transfer import test_attention, test_elementwise, test_layout, test_linear, test_pooling
+from tests.transfer import (
+    test_attention,
+    test_convolution,
+    test_einsum,
+    test_elementwise,
+    test_layout,
+    test_linear,
+    test_normalization,
+    test_pad,
+    test_piecewise,
+    test_pooling,
+    test_recurrent,
+    test_resize,
+)
 
-MODULES = (test_attention, test_elementwise, test_layout, test_linear, test_pooling)
+MODULES = (
+    test_attention,
+    test_convolution,
+    test_einsum,
+    test_elementwise,
+    test_layout,
+    test_linear,
+    test_normalization,
+    test_pad,
+    test_piecewise,
+    test_pooling,
+    test_recurrent,
+    test_resize,
+)
 # Through which no map can pass in one of the directions, and those that never block a map they can carry.
 ONE_WAY = {
     "Where": "pull",
-    "Concat": "pull",
-    "Pad": "pull",
     "Softmax": "push",
     "LogSoftmax": "push",
     "Shape": "push",
     "Size": "push",
+    "GRU": "push",
+    "LSTM": "push",
+    "RNN": "push",
 }
 NEVER_BLOCK = {
     "Neg", "Identity", "Sum", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "DepthToSpace", "SpaceToDepth", "ReduceMean",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from normswap.reference import Array, Floats, Unexecutable, attribute
+from normswap.arrays import Array, Floats, Unexecutable, attribute
 
 Activation = Callable[[Floats], Floats]
 # (gates of the step without the recurrent part, hidden, cell) -> (hidden, cell)
@@ -118,7 +118,7 @@ def _rnn_cell(
     return lambda gates, hidden, state: (f[0](clip(gates + hidden @ r.T + rb)), state)
 
 
-def _recurrent(node: ir.Node, arrays: Sequence[Array | None], build: Build, default: Sequence[str]) -> Sequence[Array]:
+def _recurrent(node: ir.Node, arrays: Sequence[Array | None], build: Build, default: Sequence[str]) -> list[Array]:
     """Y [T, directions, N, H], Y_h and Y_c [directions, N, H] (batch first under layout 1)."""
 
     def operand(index: int, otherwise: Floats) -> Floats:
@@ -161,17 +161,17 @@ def _recurrent(node: ir.Node, arrays: Sequence[Array | None], build: Build, defa
     return [y, *final]
 
 
-def lstm(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+def lstm(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
     """LSTM; gates in the order i, o, f, c."""
     return _recurrent(node, arrays, _lstm_cell, ("Sigmoid", "Tanh", "Tanh"))
 
 
-def gru(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+def gru(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
     """GRU; gates in the order z, r, h."""
     without_cell = [*arrays[:6]]
     return _recurrent(node, without_cell, _gru_cell, ("Sigmoid", "Tanh"))[:2]
 
 
-def rnn(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+def rnn(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
     """RNN."""
     return _recurrent(node, [*arrays[:6]], _rnn_cell, ("Tanh",))[:2]

@@ -1,0 +1,49 @@
+"""Local functions: those that hold norms are inlined, so that maps can cross the calls; others stay functions.
+
+The weights of a body are its caller's arguments, so that only in the place of the call they are constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from normswap.norm import Unrecognized
+from normswap.regions import SUMS
+from normswap.views import operator_kind, unrecognized
+
+
+def inlined(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+    """`model` with the local functions inlined that hold norms, and their names; as it was where that is impossible."""
+    holding = set[ir.OperatorIdentifier]()
+    while True:
+        more = {key for key, body in model.functions.items() if key not in holding and _may_hold_norm(body, holding)}
+        if not more:
+            break
+        holding |= more
+    if not holding:
+        return model, ()
+    result = model.clone()
+    try:
+        InlinePass(lambda function: function.identifier() in holding)(result)
+    except (ValueError, ir.passes.PassError, ir.passes.PreconditionError):
+        return model, ()
+    return result, tuple(f"{domain}.{name}" for domain, name, _ in sorted(holding))
+
+
+def _may_hold_norm(function: ir.Function, holding: Collection[ir.OperatorIdentifier]) -> bool:
+    """Whether there is a norm operator in the function, or a reduction that may be part of one, or a call of such."""
+    return any(
+        operator_kind(node) is not None or node.op_type in SUMS or node.op_identifier() in holding
+        for node in function.all_nodes()
+    )
+
+
+def norms_inside(model: ir.Model) -> Iterator[Unrecognized]:
+    """Norm operators in the bodies of local functions, which are not looked into: they do not go unmentioned."""
+    for function in model.functions.values():
+        for node in function:
+            if operator_kind(node) is not None:
+                yield unrecognized(node, "local-function", f" in function `{function.name}`")

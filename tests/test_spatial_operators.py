@@ -1,0 +1,59 @@
+"""Our definitions of operators along space do what onnxruntime does."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from normswap import reference
+from tests.graphs import drawn, parsed
+
+# Both compute in float32 from the same numbers.
+AGREEMENT = 1e-5
+
+
+def text(call: str, x: str = "1,2,5,6", y: str = "K,L,M,N", constants: str = "") -> str:
+    declared = f"<{constants}>" if constants else ""
+    return f"main (float[{x}] x) => (float[{y}] y) {declared} {{ [n] y = {call} }}"
+
+
+SCALES = "float[4] scales = {1.0, 1.0, 2.0, 1.5}"
+CASES = {
+    "Clip between": (text("Clip(x, low, high)", constants="float low = {-0.5}, float high = {0.5}"), 17),
+    "Clip where bounds cross": (text("Clip(x, low, high)", constants="float low = {0.5}, float high = {-0.5}"), 17),
+    "Clip from above": (text("Clip(x, , high)", constants="float high = {0.5}"), 17),
+    "Clip by attributes": (text("Clip<min = -0.5, max = 0.25>(x)"), 10),
+    "Pad": (text("Pad(x, pads, value)", constants="int64[8] pads = {0,1,0,2,0,0,1,0}, float value = {3.0}"), 17),
+    "Pad some axes": (text("Pad(x, pads, , axes)", constants="int64[2] pads = {1,2}, int64[1] axes = {-1}"), 18),
+    "Pad and take away": (text("Pad(x, pads)", constants="int64[8] pads = {0,0,-1,2,0,0,1,-2}"), 17),
+    "Pad reflected": (text('Pad<mode = "reflect">(x, pads)', constants="int64[8] pads = {0,0,1,2,0,0,1,0}"), 17),
+    "Pad wrapped": (text('Pad<mode = "wrap">(x, pads)', constants="int64[8] pads = {0,0,1,2,0,0,1,0}"), 19),
+    "Pad by attributes": (text("Pad<pads = [0,0,1,2,0,0,1,0], value = 3.0>(x)"), 10),
+    "GlobalMaxPool along one axis": (text("GlobalMaxPool(x)", "2,3,5", "K,L,M"), 17),
+    "GlobalMaxPool along three axes": (text("GlobalMaxPool(x)", "2,3,5,4,3", "K,L,M,N,O"), 17),
+    "Upsample nearest": (text("Upsample(x, scales)", constants=SCALES), 9),
+    "Upsample linear": (text('Upsample<mode = "linear">(x, scales)', constants=SCALES), 9),
+    "Upsample by attribute": (text("Upsample<scales = [1.0, 1.0, 2.0, 1.5]>(x)"), 7),
+    "Resize before it had a region": (text('Resize<mode = "linear">(x, scales)', constants=SCALES), 10),
+    "Resize nearest": (text("Resize(x, , scales)", constants=SCALES), 17),
+    "Resize cubic": (text('Resize<mode = "cubic">(x, , scales)', constants=SCALES), 17),
+    "Resize to sizes": (text("Resize(x, , , sizes)", constants="int64[4] sizes = {1,2,9,4}"), 17),
+}
+
+
+@pytest.mark.parametrize(("graph", "opset"), CASES.values(), ids=CASES)
+def test_it_is_what_onnxruntime_computes(graph: str, opset: int) -> None:
+    proto = parsed(graph, opset)
+    shape = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+    x = drawn("x", shape).astype(np.float32)
+    expected = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0]
+    model = ir.from_proto(proto)
+    node = next(node for node in model.graph if node.name == "n")
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer} | {"x": x}
+    operands = [None if value is None else arrays[value.name] for value in node.inputs]
+    (found,) = reference.run(node, operands, opset)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < AGREEMENT
