@@ -21,7 +21,7 @@ import onnxruntime
 import torch
 import transformers
 
-from models import language, vision
+from models import batch_norm, language, vision
 from models.subject import Subject
 
 SMALL = Path(__file__).resolve().parent / "small"
@@ -60,7 +60,9 @@ def dynamo(subject: Subject, opset: int) -> onnx.ModelProto:
     return program.model_proto
 
 
-def torchscript(subject: Subject, opset: int) -> onnx.ModelProto:
+def torchscript(
+    subject: Subject, opset: int, training: torch.onnx.TrainingMode = torch.onnx.TrainingMode.EVAL
+) -> onnx.ModelProto:
     """Export through tracing, the older exporter; below opset 17 it writes LayerNorm as a chain of primitives."""
     file = io.BytesIO()
     torch.onnx.export(
@@ -69,12 +71,16 @@ def torchscript(subject: Subject, opset: int) -> onnx.ModelProto:
         file,
         dynamo=False,
         opset_version=opset,
+        training=training,
         input_names=list(subject.inputs),
         output_names=list(subject.outputs),
         dynamic_axes={name: dict(axes) for name, axes in subject.free_axes.items()},
     )
     return onnx.load_from_string(file.getvalue())
 
+
+# Told to leave the module's mode, which is evaluation, it does not fold BatchNorm into Conv itself.
+unfolded: Exporter = partial(torchscript, training=torch.onnx.TrainingMode.PRESERVE)
 
 MODELS: dict[str, Export] = {
     "gpt2_dynamo18": Export(language.gpt2, dynamo, 18),
@@ -99,6 +105,18 @@ MODELS: dict[str, Export] = {
     "clip_vision_dynamo18": Export(vision.clip_vision, dynamo, 18),
     "convnext_dynamo18": Export(vision.convnext, dynamo, 18),
     "gpt2_inputs_embeds_dynamo18": Export(language.gpt2_inputs_embeds, dynamo, 18),
+    "resnet_torchscript17": Export(batch_norm.resnet, unfolded, 17),
+    "mobilenet_torchscript17": Export(batch_norm.mobilenet, unfolded, 17),
+    "unet_torchscript17": Export(batch_norm.unet, unfolded, 17),
+    "preact_resnet_torchscript17": Export(batch_norm.preact_resnet, unfolded, 17),
+    "repvgg_torchscript17": Export(batch_norm.repvgg, unfolded, 17),
+    "densenet_torchscript17": Export(batch_norm.densenet, unfolded, 17),
+    "bn_lstm_torchscript17": Export(batch_norm.bn_lstm, unfolded, 17),
+    "recurrent_bn_torchscript17": Export(batch_norm.recurrent_bn, unfolded, 17),
+    "recurrent_bn_per_step_torchscript17": Export(batch_norm.recurrent_bn_per_step, unfolded, 17),
+    "recurrent_bn_loop_torchscript17": Export(batch_norm.recurrent_bn_loop, unfolded, 17),
+    "vit_bn_torchscript17": Export(batch_norm.vit_bn, unfolded, 17),
+    "nfnet_torchscript17": Export(batch_norm.nfnet, unfolded, 17),
 }
 
 LARGE_MODELS: dict[str, Export] = {
@@ -107,6 +125,8 @@ LARGE_MODELS: dict[str, Export] = {
     "gpt2_2layers": Export(partial(language.gpt2_large, layers=2), dynamo, 18),
     "vit_s16_dynamo18": Export(vision.vit_s16, dynamo, 18),
     "vit_s16_torchscript14": Export(vision.vit_s16, torchscript, 14),
+    "resnet50_torchscript17": Export(batch_norm.resnet50, unfolded, 17),
+    "unet_256_torchscript17": Export(batch_norm.unet_large, unfolded, 17),
 }
 
 

@@ -75,6 +75,7 @@ def test_the_readme_describes_the_model(path: Path) -> None:
     operators = Counter(node.op_type for node in nodes(model.graph))
     # Neither exporter writes a square root into anything but a norm.
     norms = operators["LayerNormalization"] + operators["RMSNormalization"] or operators["Sqrt"]
+    norms += operators["BatchNormalization"]
     described = re.match(r"(\d+) \w+Norm\b", row["norms"])
     assert described
     assert {"": int(row["opset"])} == {opset.domain: opset.version for opset in model.opset_import}

@@ -1,0 +1,1 @@
+"""What folds constant normalizations into weights: the same small graphs through several tools."""
