@@ -14,12 +14,13 @@ from normswap import reference
 from normswap.batch_norm import is_one
 from normswap.drawing import DEVIATION, MEAN, generator
 from normswap.facts import Facts
+from normswap.graph_edits import become, drop_unread
 from normswap.ledger import Proof, Refusal, Rewrite
 from normswap.maps import Shape
 from normswap.merge.sums import same_shape
 from normswap.norm_operators import in_training
 from normswap.reference import ONNX_DOMAINS, Array
-from normswap.rewrite import Broken, become, drop_unread
+from normswap.rewrite import Broken
 from normswap.views import label
 
 RULE = "dead-branch"

@@ -1,4 +1,4 @@
-"""IR version 3 lists every initializer among the inputs; it is a constant all the same, and from version 4 on may say so.
+"""IR version 3 lists every initializer among the inputs; from version 4 on, one that is a constant need not be there.
 
 New weights are no inputs, so a model that gets some is raised to version 4; runtimes see the same inputs as before.
 """

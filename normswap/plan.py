@@ -17,6 +17,7 @@ import onnx_ir as ir
 from normswap import maps, prices
 from normswap.cut import Choices
 from normswap.discover import Discovery, discover_pull, discover_push, given, goal_reading, is_invariant
+from normswap.facts import Facts
 from normswap.maps import Map
 from normswap.scene import Direction, Goal, Scene
 from normswap.transfer import Step
@@ -128,7 +129,15 @@ def _explicit_price(scene: Scene, value: ir.Value, a_map: Map) -> int | None:
         plain = not (a_map.scales or a_map.shifts) and a_map.group.size > 1
         return prices.center(value, facts) if whole and single and plain else None
     numbers = 0 if scene.allow_larger else int(np.prod(a_map.scale.shape) + np.prod(a_map.shift.shape))
-    return (a_map.scales + a_map.shifts) * prices.elementwise(value, facts) + prices.storage(numbers)
+    read = prices.elements(value, facts) if numbers > prices.CACHED else 0
+    return (a_map.scales + a_map.shifts) * prices.elementwise(value, facts) + prices.storage(numbers) + read
+
+
+def _growth(constant: ir.Value, a_map: Map, facts: Facts) -> int:
+    """How many numbers more the map of a constant has, where it varies along an axis that the constant lacks."""
+    shape = facts.shape(constant) or ()
+    wide = np.broadcast_shapes(shape, a_map.group.shape, a_map.scale.shape, a_map.shift.shape)
+    return int(np.prod(wide, dtype=np.int64) - np.prod(shape, dtype=np.int64))
 
 
 def _price_constants(scene: Scene, found: Discovery, choices: Choices) -> None:
@@ -139,6 +148,8 @@ def _price_constants(scene: Scene, found: Discovery, choices: Choices) -> None:
             if index in step.created:
                 choices.costs(node, 1)
                 continue
+            if not scene.allow_larger:
+                choices.costs(node, prices.storage(_growth(given(node.inputs[index]), a_map, scene.facts)))
             constant = scene.facts.origin(given(node.inputs[index]))
             users.setdefault((constant, a_map.key()), []).append((node, index))
     for (constant, key), slots in users.items():

@@ -23,6 +23,8 @@ CENTER_OPERATORS, CENTER_PASSES = 2, 2
 # A new constant is not touched more often than the old one; it costs memory and disk. 64 bytes, a cache line, weigh as
 # much as one element: a 154 MB copy of an embedding costs more than ten explicit Centers behind it.
 BYTES_PER_ELEMENT = 64
+# A constant of more numbers than this (256 KiB of float32) stays in no cache: to read it costs as much as the data.
+CACHED = 1 << 16
 # How many elements the free dimensions stand for, all together: one short sequence.
 FREE_ELEMENTS = 128
 

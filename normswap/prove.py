@@ -87,7 +87,7 @@ def _obligations(scene: Scene, plan: Plan) -> Iterator[Obligation]:
 
 
 def _sees_nothing(plan: Plan, node: ir.Node) -> bool:
-    """Whether a node that did not move reads and makes the old forms of all values, some restored by an explicit map."""
+    """Whether a node that did not move reads and makes only old forms, some of them restored by an explicit map."""
     read = (_read(plan, value, moved=False) for value in node.inputs if value is not None)
     return all(label is None for label in read) and not any(value in plan.labels for value in node.outputs)
 

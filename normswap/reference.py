@@ -106,6 +106,7 @@ def _cast_like(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
 
 
 STAND_INS: Mapping[tuple[str, str], Definition] = {
+    ("", "AveragePool"): spatial_operators.average_pool,
     ("", "BatchNormalization"): norm_operators.batch_normalization,
     ("", "Cast"): _cast,
     ("", "CastLike"): _cast_like,

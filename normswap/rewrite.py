@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from normswap import maps, quantized
+from normswap import maps
 from normswap.emit import DOMAIN, Emitter, affine, canonical, explicit
 from normswap.facts import Facts
+from normswap.graph_edits import remove_dead
 from normswap.maps import Map
+from normswap.new_constants import drop_replaced, replace_constants
 from normswap.norm import Norm
 from normswap.plan import Plan
 from normswap.prove import TOLERANCE, explicit_error
@@ -27,8 +29,6 @@ class Change:
 
     norms: dict[Norm, Norm] = field(default_factory=dict)
     values: dict[ir.Value, ir.Value] = field(default_factory=dict)
-    constants: dict[ir.Value, ir.Value] = field(default_factory=dict)
-    aliases: list[ir.Value] = field(default_factory=list)  # other names of constants, as moved operators read them
     inserted: dict[ir.Value, ir.Value] = field(default_factory=dict)
     restored: dict[ir.Value, ir.Value] = field(default_factory=dict)  # push: what stands for the old form, to be read
 
@@ -41,7 +41,7 @@ def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
     Raises `emit.NotFinite` where a new constant does not fit into its type; the graph is then half rewritten.
     """
     change, emitter = Change(), Emitter.of(facts, eager=eager)
-    _replace_constants(plan, emitter, change)
+    replaced = replace_constants(plan, emitter)
     for value, a_map in plan.explicit.items():
         if a_map.is_identity:  # of a part that does nothing, such as a bias of zeros, both forms are one
             continue
@@ -55,10 +55,7 @@ def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
             _restore(plan, emitter, value, nodes)
     for goal in plan.goals:
         change.norms[goal.norm] = _rebuild(plan, goal, emitter, change)
-    _drop_unused(change.constants, facts)
-    for value in change.aliases:
-        if (named := value.producer()) is not None:
-            _remove_dead(named)
+    drop_replaced(replaced, facts)
     _audit(plan, change, facts)
     return change
 
@@ -115,103 +112,6 @@ def _read(change: Change, value: ir.Value) -> ir.Value:
     while value in change.restored or value in change.values:
         value = change.restored[value] if value in change.restored else change.values[value]
     return value
-
-
-# --- constants ------------------------------------------------------------------------------------------------------
-
-
-def _replace_constants(plan: Plan, emitter: Emitter, change: Change) -> None:
-    """One new constant per old one and map, shared by all moved operators that want it."""
-    facts = emitter.facts
-    made: dict[tuple[object, ...], ir.Value] = {}
-    for node, step in plan.steps.items():
-        for index, a_map in step.constants.items():
-            if index in step.created:
-                dtype = facts.dtype(node.outputs[0]) or ir.DataType.FLOAT
-                new = emitter.constant(f"{node.name or node.op_type}/bias", step.created[index], a_map, dtype)
-                node.resize_inputs(max(len(node.inputs), index + 1))
-            else:
-                read = node.inputs[index]
-                assert read is not None
-                old = facts.origin(read)
-                change.aliases += [] if old is read else [read]
-                key = (old, a_map.key())
-                if key not in made:
-                    made[key] = _remade(emitter, old, a_map)
-                    change.constants[old] = made[key]
-                new = made[key]
-            node.replace_input_with(index, new)
-        for name, number in step.attributes.items():
-            node.attributes[name] = ir.AttrFloat32(name, number)
-
-
-def _remade(emitter: Emitter, old: ir.Value, a_map: Map) -> ir.Value:
-    """The constant `a_map` of `old`: an initializer, or where `old` is quantized the same integers on other scales."""
-    facts, producer = emitter.facts, old.producer()
-    if producer is not None:
-        facts.constant(old)  # what it is computed from may soon be gone
-    on_scales = quantized.on_scales(old, a_map, facts) if quantized.is_quantized(old) else None
-    if on_scales is None or producer is None or producer.inputs[1] is None:
-        return emitter.constant(f"{old.name}/moved", old, a_map, facts.dtype(old) or ir.DataType.FLOAT)
-    scales = producer.inputs[1]
-    factor = emitter.constant(f"{scales.name}/moved", scales, on_scales, facts.dtype(scales) or ir.DataType.FLOAT)
-    node = quantized.with_scales(old, factor, emitter.name(f"{old.name}/moved"))
-    graph = producer.graph
-    assert graph is not None
-    graph.insert_after(producer, node)
-    facts.declare(node.outputs[0], old)
-    facts.move(node.outputs[0], old, a_map)
-    return node.outputs[0]
-
-
-def _drop_unused(replaced: Mapping[ir.Value, ir.Value], facts: Facts) -> None:
-    graph = facts.model.graph
-    for old, new in replaced.items():
-        if facts.readers(old) or old.is_graph_output() or old.is_graph_input():
-            continue
-        if old.is_initializer() and old.graph is graph:
-            name = old.name
-            assert name is not None
-            del graph.initializers[name]
-            del graph.initializers[new.name or ""]
-            for use in list(old.uses()):  # other names, which nobody reads any more either
-                use.node.replace_input_with(use.idx, new)
-            new.name = name
-            graph.register_initializer(new)
-        elif (node := old.producer()) is not None:
-            _remove_dead(node)
-
-
-def _remove_dead(node: ir.Node) -> None:
-    """Remove `node` if nobody reads it, and then what served only it."""
-    graph = node.graph
-    if graph is None or any(value.uses() or value.is_graph_output() for value in node.outputs):
-        return
-    sources = [value for value in node.inputs if value is not None]
-    graph.remove(node, safe=True)
-    drop_unread(sources)
-
-
-def become(node: ir.Node, like: ir.Node, inputs: list[ir.Value]) -> None:
-    """Let `node`, with its name and its result, do what `like` does."""
-    attributes = dict(like.attributes)
-    node.op_type, node.domain, node.version = like.op_type, like.domain, like.version
-    node.attributes.clear()
-    node.attributes.update(attributes)
-    node.resize_inputs(len(inputs))
-    for index, value in enumerate(inputs):
-        node.replace_input_with(index, value)
-
-
-def drop_unread(values: Iterable[ir.Value]) -> None:
-    """Remove the initializers among `values` that nobody reads any more, and what made the others."""
-    for value in values:
-        producer, home = value.producer(), value.graph
-        if producer is not None:
-            _remove_dead(producer)
-        elif value.is_initializer() and not (value.is_graph_input() or value.is_graph_output() or value.uses()):
-            assert isinstance(home, ir.Graph)
-            home.initializers.pop(value.name or "", None)
 
 
 # --- explicit maps --------------------------------------------------------------------------------------------------
@@ -295,7 +195,7 @@ def _rebuild(plan: Plan, goal: Goal, emitter: Emitter, change: Change) -> Norm:
     norm.output.replace_all_uses_with(new, replace_graph_outputs=True)
     change.values[norm.output] = new
     for node in reversed(norm.nodes):
-        _remove_dead(node)
+        remove_dead(node)
     if nodes:
         core = nodes[0]
         core.name = anchor.name

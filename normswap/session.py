@@ -6,19 +6,18 @@ and the model stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import onnx_ir as ir
 
-from normswap import affine, conditioning, maps, recognize, rewrite
+from normswap import affine, conditioning, recognize, rewrite
 from normswap.bundles import Bundle, unbundle
 from normswap.computed import ComputedWeight, computed_weights
 from normswap.discover import outwards
-from normswap.emit import EAGER, NotFinite, rounded
 from normswap.facts import Facts
+from normswap.finite import not_finite
 from normswap.functions import inlined, norms_inside
 from normswap.inventory import inventory
 from normswap.ir_version import raise_ir_version
@@ -208,7 +207,7 @@ def _proved(
     while True:
         plan = planner(scene, goals)
         obligations = prove(scene, plan) if session.proving else ()
-        unfit = _unfit(plan, session.facts, eager=session.proving)
+        unfit = not_finite(plan, session.facts, eager=session.proving)
         failed = next((obligation for obligation in (*unfit, *obligations) if not obligation.holds), None)
         if failed is None:
             return plan, obligations
@@ -259,21 +258,3 @@ def _detail(session: Session, goal: Goal) -> str:
 def _unproved(goal: Goal, obligation: Obligation) -> Refusal:
     reason = f"{goal.norm.kind} `{goal.norm.name}`: the step at `{obligation.node}` {obligation.failure}"
     return Refusal(goal.norm.name, obligation.reason_id, reason)
-
-
-def _unfit(plan: Plan, facts: Facts, *, eager: bool) -> Iterator[Obligation]:
-    """New constants that would not be finite in their type: all of narrow types, which overflow, and small ones."""
-    for node, step in plan.steps.items():
-        for index, a_map in step.constants.items():
-            old = node.inputs[index] if index not in step.created else None
-            dtype = facts.dtype(node.outputs[0] if old is None else old) or ir.DataType.FLOAT
-            shape = step.created[index] if old is None else facts.shape(old) or ()
-            narrow = dtype.bitwidth < ir.DataType.FLOAT.bitwidth
-            if not (narrow or (eager and int(np.prod(shape)) <= EAGER)):
-                continue
-            array = maps.apply(a_map, np.zeros(shape) if old is None else facts.float64(old))
-            try:
-                rounded(array, dtype, f"{node.name or node.op_type}, input {index}")
-            except NotFinite as error:
-                values = frozenset(value for value in (*node.inputs, *node.outputs) if value is not None)
-                yield Obligation(node.name or node.op_type, np.inf, f"is not possible: {error}", values, "not-finite")

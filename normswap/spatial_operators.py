@@ -49,6 +49,17 @@ def global_max_pool(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array
     return [x.max(axis=tuple(range(2, x.ndim)), keepdims=True)]
 
 
+def average_pool(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
+    """AveragePool by onnx's operator, which where it is told not to pad (VALID) forgets the dilations."""
+    written = list(ir.serde.serialize_node(node).attribute)
+    automatic = node.attributes.get("auto_pad")
+    if automatic is not None and automatic.as_string() == "VALID":
+        written = [attribute for attribute in written if attribute.name not in ("auto_pad", "pads")]
+    alone = onnx.helper.make_node("AveragePool", ["x"], ["y"])
+    alone.attribute.extend(written)
+    return list(ReferenceEvaluator(alone).run(None, {"x": given(arrays[0])}))
+
+
 def resize(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
     """Resize by onnx's operator, whose cubic weights are float32 and so do not sum to one unless it is told otherwise.
 

@@ -21,6 +21,7 @@ from normswap.facts import Facts
 from normswap.learn import learn
 from normswap.ledger import Conversion
 from normswap.maps import UNTOUCHED, Map
+from tests.operators import ConvTranspose
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float64]
@@ -128,7 +129,9 @@ def feeds(model: onnx.ModelProto, sizes: Sequence[int] = SIZES) -> dict[str, Arr
 
 def run(model: onnx.ModelProto, given: Mapping[str, Array] | None = None) -> dict[str, Array]:
     """The outputs of `model`, by name."""
-    results = ReferenceEvaluator(model).run(None, dict(feeds(model) if given is None else given))
+    results = ReferenceEvaluator(model, new_ops=[ConvTranspose]).run(
+        None, dict(feeds(model) if given is None else given)
+    )
     return {output.name: np.asarray(result) for output, result in zip(model.graph.output, results, strict=True)}
 
 

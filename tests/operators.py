@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from onnx.reference.op_run import OpRun
 
-from tests.graphs import Floats
+Floats = npt.NDArray[np.float64]
 
 
 class ConvTranspose(OpRun):

@@ -322,6 +322,19 @@ def test_a_copy_that_costs_more_than_it_saves_is_made_only_where_the_model_may_g
     assert "Mul" not in operators(folded(proto(text), allow_larger=True))
 
 
+DEAD_CHANNEL = f"""main (double[N,6,16,16] x) => (double[N,4,H,W] y) <double[4,6,3,3] w, double[4] c, {B6}>
+    {{ t = Tanh(x) k = BatchNormalization(t, {applied("bn")}) h = Conv<pads = [1, 1, 1, 1], dilations = [1, 1]>(k, w, c) y = Relu(h) }}"""
+
+
+def test_behind_a_dead_channel_only_a_map_of_the_border_is_exact_and_it_makes_the_model_larger() -> None:
+    gains = np.asarray([0.0, 1.0, -2.0, 0.5, 3.0, 1.5])
+    model = proto(DEAD_CHANNEL.replace("16,16]", "136,136]"), bn_s=gains)
+    assert operators(folded(model)) == ["Tanh", "BatchNormalization", "Conv", "Relu"]
+    larger = folded(model, allow_larger=True)
+    assert operators(larger) == ["Tanh", "Conv", "Add", "Relu"]
+    assert larger.after.bytes > larger.before.bytes + 8 * 4 * 136 * 136 - 8 * 30
+
+
 HALF = f"""main (float16[N,4] x) => (float16[N,6] y) <float16[4,6] w, float16[6] c, {batch_norm("bn", 6).replace("double", "float")}> {{
     h = Gemm(x, w, c) f = Cast<to = 1>(h) k = BatchNormalization(f, {applied("bn")}) d = Cast<to = 10>(k) y = Relu(d) }}"""
 

@@ -451,6 +451,30 @@ def test_an_error_names_the_node_and_how_far_it_is_off(monkeypatch: Patch) -> No
     assert "`sum` differs by" in refusal.reason
 
 
+def test_what_is_made_from_a_shape_is_cut_like_what_stands_beside_it() -> None:
+    session = Session.of(
+        ir.from_proto(
+            parsed("""main (double[1,4,1,T] x) => (double[1,4,1,U] y) <double[4,4,3,3] w, double[1,4,1,1] c, double[4,1,1] g> {
+            h = Conv<pads = [1, 1, 1, 1]>(x, w) size = Shape(h) e = Expand(c, size) s = Add(h, e) y = Mul(s, g) }""")
+        )
+    )
+    found = goals.affine_goals(session.affines, session.facts, "pull", "whole")
+    assert move(session, plan_pull, found, "up").goals
+    assert session.refused == []
+
+
+def test_who_reads_a_restored_value_has_nothing_to_prove() -> None:
+    text = """main (double[N,8,T] x) => (double[N,4,T] y) <double[8,1] g, int64 trips = {2}> {
+        m = Mul(x, g) a, b = Split<axis = 1, num_outputs = 2>(m)
+        [loop] y = Loop(trips, , a) <body = b (int64 i, bool on, double[N,4,T] h) => (bool again, double[N,4,T] k) {
+            k = Tanh(h) again = Identity(on) }> }"""
+    session = Session.of(ir.from_proto(parsed(text, 18)), allow_larger=True)
+    found = goals.affine_goals(session.affines, session.facts, "push", "whole")
+    plan = move(session, plan_push, found, "down")
+    assert [value.name for value in plan.explicit] == ["a/unmoved"]
+    assert session.refused == []
+
+
 def test_what_has_nothing_to_do_with_a_mistake_moves_all_the_same(monkeypatch: Patch) -> None:
     text = """
         main (double[B,4] x) => (double[B,8] y, double[B,8] z)

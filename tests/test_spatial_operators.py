@@ -22,6 +22,14 @@ def text(call: str, x: str = "1,2,5,6", y: str = "K,L,M,N", constants: str = "")
 
 SCALES = "float[4] scales = {1.0, 1.0, 2.0, 1.5}"
 CASES = {
+    "AveragePool dilated, without padding": (
+        text('AveragePool<auto_pad = "VALID", dilations = [2, 1], kernel_shape = [2, 3], strides = [1, 2]>(x)'),
+        19,
+    ),
+    "AveragePool that counts its padding": (
+        text("AveragePool<count_include_pad = 1, kernel_shape = [2, 3], pads = [1, 0, 1, 2]>(x)"),
+        17,
+    ),
     "Clip between": (text("Clip(x, low, high)", constants="float low = {-0.5}, float high = {0.5}"), 17),
     "Clip where bounds cross": (text("Clip(x, low, high)", constants="float low = {0.5}, float high = {-0.5}"), 17),
     "Clip from above": (text("Clip(x, , high)", constants="float high = {0.5}"), 17),

@@ -16,6 +16,7 @@ from normswap import maps, reference
 from normswap.drawing import DEVIATION, MEAN, generator
 from normswap.emit import Emitter, NotFinite, rounded
 from normswap.facts import Facts
+from normswap.graph_edits import become, drop_unread
 from normswap.ledger import Proof
 from normswap.maps import Deferred, Shape
 from normswap.merge.sums import Slot, Sum, prune
@@ -23,7 +24,7 @@ from normswap.merge.terms import Term
 from normswap.merge.window import Frame, Window, places
 from normswap.prove import TOLERANCE, relative_error
 from normswap.reference import Array, Floats, attribute
-from normswap.rewrite import Broken, become, drop_unread
+from normswap.rewrite import Broken
 
 
 @dataclass(frozen=True, eq=False)

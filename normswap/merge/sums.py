@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from normswap.facts import Facts
+from normswap.graph_edits import become
 from normswap.reference import ONNX_DOMAINS
-from normswap.rewrite import become
 
 Slot = tuple[ir.Node, int]  # an input of a node
 

@@ -184,7 +184,7 @@ def _with_border(conv: Convolution, constants: dict[int, Map]) -> Step | Blocked
     request, node = conv.request, conv.request.node
     given, made = request.dims(0), request.facts.dims(node.outputs[0])
     if given is None or made is None or None in given[2:] or None in made[2:]:
-        return Blocked("zero-padding", "a zero-padded convolution, which would need another shift at the border")
+        return Blocked("zero-padding", "a convolution of free size, behind which a shift is another one at the border")
     opset, channels = request.facts.opset(node), conv.count(conv.read)
     sizes = tuple(int(size or 0) for size in given[2:])
     shape = (1, conv.count(conv.made), *(int(size or 0) for size in made[2:]))
