@@ -98,7 +98,7 @@ class Emitter:
         else:
             squeezed = array.reshape(shape)
         dtype = self.facts.dtype(like) or ir.DataType.FLOAT
-        return self.constant(name, (1,) * len(shape), maps.affine(len(shape), shift=squeezed), dtype)
+        return self.constant(name, shape, maps.affine(len(shape), shift=squeezed), dtype)
 
     def node(
         self,

@@ -118,8 +118,8 @@ def _first_form(setting: Setting, targets: Sequence[ir.Value]) -> tuple[Form | N
     seen = Observation.of(setting, u)
     tiny = odd_part(setting, TINY * u)
     for target in targets:
-        axes = seen.axes(target)
-        for kind in KINDS if axes and _answers(target, seen) else ():
+        axes = seen.axes(target) if _answers(target, seen) else ()
+        for kind in KINDS if axes else ():
             epsilon = _solve(setting, target, Form(kind, axes, 0.0), u, seen.odd[target], tiny[target])
             if epsilon is None:
                 continue
@@ -133,7 +133,7 @@ def _first_form(setting: Setting, targets: Sequence[ir.Value]) -> tuple[Form | N
 
 
 def _answers(target: ir.Value, seen: Observation) -> bool:
-    """Whether a value depends on the sign of the probe by more than the rounding of what cancels out in it."""
+    """Whether a value of the probe's shape depends on its sign by more than the rounding of what cancels out in it."""
     if target not in seen.odd:
         return False
     return bool(np.abs(seen.odd[target]).max() > TOLERANCE * np.abs(seen.values[target].astype(np.float64)).max())

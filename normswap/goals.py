@@ -55,7 +55,8 @@ def affine_goals(
         split = _split(norm, direction, part)
         if split is not None:
             scale, shift, remaining = split
-            a_map = maps.affine(rank, scale=scale, shift=shift)
+            parts = (None if part is None else maps.narrowed(part) for part in (scale, shift))
+            a_map = maps.affine(rank, *parts)
             if not a_map.is_identity:
                 found.append(goal(norm, a_map, affine_price(norm, part, facts), remaining, direction))
     return found

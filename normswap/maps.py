@@ -126,6 +126,14 @@ def affine(rank: int, scale: Floats | None = None, shift: Floats | Deferred | No
     )
 
 
+def narrowed(array: Floats) -> Floats:
+    """The array with size 1 along every axis on which it does not depend: what a map looks at, and no more."""
+    for axis in range(array.ndim):
+        first = array.take([0], axis)
+        array = first if (array == first).all() else array
+    return array
+
+
 def _aligned(array: Floats, rank: int) -> Floats:
     return np.asarray(array, dtype=np.float64).reshape((1,) * (rank - array.ndim) + array.shape)
 

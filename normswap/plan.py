@@ -159,4 +159,6 @@ def _price_constants(scene: Scene, found: Discovery, choices: Choices) -> None:
             choices.requires(alone, node)
         if any(reader not in slots for reader in scene.facts.readers(constant)) or constant.is_graph_output():
             choices.forbid(alone)
+        if not scene.allow_larger:
+            choices.costs(form, prices.storage(prices.unstored(constant, scene.facts)))
         choices.costs_without(form, alone, 0 if scene.allow_larger else prices.copy(constant, scene.facts))

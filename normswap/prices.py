@@ -6,6 +6,7 @@ Prices are what regroup will emit, so a LayerNorm that becomes RMSNorm + Add is 
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from normswap.facts import Facts
@@ -82,3 +83,26 @@ def copy(constant: ir.Value, facts: Facts) -> int:
     for size in shape:
         count *= size
     return 1 + int(count * (dtype.itemsize if dtype is not None else 4)) // BYTES_PER_ELEMENT
+
+
+def unstored(constant: ir.Value, facts: Facts) -> int:
+    """How many numbers more are stored when a constant that was computed becomes an initializer.
+
+    What it is computed from goes if nothing else is: a tied embedding stays when the head that is its Transpose moves.
+    """
+    if constant.producer() is None:
+        return 0
+    freed, pending = 0, [constant]
+    inside: set[ir.Node] = set()
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        alone = value is constant or (not value.is_graph_output() and all(use.node in inside for use in value.uses()))
+        if not alone:
+            continue
+        if node is None or node.op_type == "Constant":
+            freed += int(np.prod(facts.shape(value) or (), dtype=np.int64))
+        else:
+            inside.add(node)
+            pending += [source for source in node.inputs if source is not None]
+    return max(0, int(np.prod(facts.shape(constant) or (), dtype=np.int64)) - freed)

@@ -66,7 +66,7 @@ def _setting(region: Region, kept: frozenset[int] | None, binding: int, facts: F
         return None
     if kept is not None:  # sizes that differ from axis to axis and between the bindings
         shape = tuple(n if axis in kept else min(n, 2 + axis + binding) for axis, n in enumerate(shape))
-    if np.prod(shape, dtype=np.float64) > MOST_PROBE_ELEMENTS:
+    if not 0 < np.prod(shape, dtype=np.float64) <= MOST_PROBE_ELEMENTS:
         return None
     counts = _counts(facts.shape(region.x, binding) or ())
     arrays = {}

@@ -24,8 +24,8 @@ REASONS: Mapping[str, Reason] = {
         "none, if that node matters; the norm stays as it is",
     ),
     "graph-output": Reason(
-        "the residual stream is an output of the model, and would be delivered centered",
-        "name the output with --allow-changed-outputs if a centered one is acceptable",
+        "the value is an output of the model, and would be delivered changed (a residual stream: centered)",
+        "name the output with --allow-changed-outputs if a changed one is acceptable",
     ),
     "post-norm": Reason(
         "the norm's input is the sum of a branch and another norm's output (post-norm); after a gain that is not "

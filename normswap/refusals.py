@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from normswap import prices
 from normswap.discover import Discovery, outwards
 from normswap.facts import Facts
 from normswap.ledger import Refusal
@@ -94,4 +95,5 @@ def _is_shared(step: Step, node: ir.Node, found: Discovery, facts: Facts) -> boo
     """Whether the step would need a copy of a constant that somebody reads who does not move."""
     constants = [node.inputs[index] for index in step.constants if index not in step.created]
     origins = [facts.origin(value) for value in constants if value is not None]
-    return any(reader not in found.steps for value in origins for reader, _ in facts.readers(value))
+    read_elsewhere = any(reader not in found.steps for value in origins for reader, _ in facts.readers(value))
+    return read_elsewhere or any(prices.unstored(value, facts) for value in origins)

@@ -238,6 +238,13 @@ def test_a_gain_of_ones_and_a_bias_of_zeros_are_nothing_to_move(norm: str) -> No
     assert result.refused == ()
 
 
+def test_an_affine_is_what_its_numbers_are_along_not_its_shape() -> None:
+    text = f"""main (double[N,6,4] x) => (double[N,8,4] y) <double[8,3,1] w, double[4] row, double[6,1] g, double[6,4] c> {{
+        m = Mul(x, g) a = Add(m, c) r = Mul(a, row) y = Conv<group = 2>(r, w) }}"""
+    result = folded(proto(text, row=np.full(4, 2.0), c=np.zeros((6, 4))))
+    assert operators(result) == ["Conv"]
+
+
 def test_two_that_disagree_on_one_producer_are_left() -> None:
     text = f"""main (double[N,4,T] x) => (double[N,6,U] y, double[N,6,U] z) <double[6,4,3] w, {B6}, {batch_norm("o", 6)}> {{
         h = Conv(x, w) a = BatchNormalization(h, {applied("bn")}) b = BatchNormalization(h, {applied("o")})
@@ -397,3 +404,20 @@ def test_two_targets_in_a_row_round_once() -> None:
     assert result.check is not None
     assert result.check.verdict == "pass"
     assert [output.float64_difference < 1e-12 for output in result.check.outputs] == [True]
+
+
+def test_a_gain_that_is_gone_stays_as_wide_as_the_axis() -> None:
+    """With one element it broadcasts, by the operator's definition; onnxruntime's fusion with an Add does not take it."""
+    result = folded(proto(DOWN["the gain and bias of a LayerNorm"][0]))
+    assert isinstance(result.model, onnx.ModelProto)
+    gain = next(tensor for tensor in result.model.graph.initializer if tensor.name == nodes(result)[0].input[1])
+    assert list(gain.dims) == [6]
+
+
+def test_a_tied_embedding_is_not_stored_twice_for_a_gain() -> None:
+    text = """main (int64[N,S] ids) => (double[N,S,3000] y) <double[3000,8] table, double[8] g> {
+        x = Gather(table, ids) t = Tanh(x) n = LayerNormalization(t, g)
+        head = Transpose<perm = [1, 0]>(table) y = MatMul(n, head) }"""
+    result = folded(proto(text.replace("double[N,S,3000] y", "double[1,1,3000] y").replace("int64[N,S]", "int64[1,1]")))
+    assert result.after.bytes == result.before.bytes
+    assert set(reasons(result).values()) == {"shared-weights"}

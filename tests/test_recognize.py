@@ -512,6 +512,14 @@ def test_reduced_axes_that_broadcast_along_another(shape):
     assert len(seen.unrecognized) == 2
 
 
+def test_a_transposed_square_is_no_value_of_the_shape_of_x():
+    """Of two static axes of one size, a probe cuts the one that no constant fixes."""
+    lines = ["m = ReduceMean <axes = [2]> (x)", "a = Add(m, x)", "d = Div(a, gain_column)",
+             "y = Transpose <perm = [1, 0, 2]> (d)"]  # fmt: skip
+    seen = look(model(lines, shape="12,12,T"))
+    assert seen.norms == ()
+
+
 def test_a_dynamic_axis_is_never_taken_for_a_short_one():
     """Over two elements, the mean absolute deviation is the standard deviation; over a free axis it is not."""
     lines = [

@@ -137,6 +137,8 @@ def _compare(
             return None, f"with onnxruntime's own optimizations the {name} model does not run: {error}"
 
     arms_on = [optimized(request.original, "original"), optimized(request.converted, "converted")]
+    if arms_on[0][0] is not None and arms_on[1][0] is None:
+        return CheckResult("fail", f"{arms_on[1][1]}; the original does", warnings=notes), False
     evidence = replace(
         evidence,
         optimized=(arms_on[0][0], arms_on[1][0]),

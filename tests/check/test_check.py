@@ -77,6 +77,22 @@ def test_exact_rewrite_passes(build, quick):
     assert {run.binding for run in result.runs} == ({"odd"} if quick else {"odd", "one", "larger"})
 
 
+def test_a_result_that_the_optimizing_runtime_refuses_fails(build):
+    """A gain of one element broadcasts by definition, but not in the operator that Add + LayerNormalization becomes."""
+
+    def summed(gain: np.ndarray):
+        text = f"{HEADER} sum ({TYPES}) => (float[B, S, {SIZE}] y) <float[{SIZE},{SIZE}] w, float[{gain.size}] g> "
+        return build(
+            f"{text} {{ t = MatMul(x, w) c = Add(t, x) y = LayerNormalization<axis = -1>(c, g) }}",
+            w=weights()["w"],
+            g=gain,
+        )
+
+    result = check(summed(np.ones(SIZE, np.float32)), summed(np.ones(1, np.float32)))
+    assert result.verdict == "fail"
+    assert "with onnxruntime's own optimizations the converted model does not run" in result.reason
+
+
 def test_model_against_itself_has_no_difference(build):
     model = layer_norm(build)
     result = check(model, model, quick=True)
