@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 import normswap
 from normswap.session import Session
-from tests.graphs import filled
+from tests.graphs import filled, parsed
 
 SCALED = """
 <ir_version: 10, opset_import: ["": 18]>
@@ -60,3 +60,60 @@ def test_a_scale_in_a_model_where_nothing_converts_is_left():
     text.graph.output.append(onnx.helper.make_tensor_value_info("k", onnx.TensorProto.DOUBLE, ["N", 5, 6]))
     result = normswap.convert(text, check=False)
     assert [node.op_type for node in result.model.graph.node] == [node.op_type for node in text.graph.node]
+
+
+# --- which arithmetic is one ----------------------------------------------------------------------------------------
+
+FOUND = {
+    "a factor per channel": ("y = Mul(x, c)", [("BatchNorm arithmetic", 1)]),
+    "factor and shift": ("a = Div(x, c) y = Add(a, d)", [("BatchNorm arithmetic", 2)]),
+    "a mean, as BatchNorm subtracts it": ("a = Sub(x, c) y = Add(a, d)", [("mean-only BatchNorm", 2)]),
+    "cut after the last step per channel": (
+        "a = Mul(x, c) b = Add(a, d) y = Mul(b, one)",
+        [("BatchNorm arithmetic", 2)],
+    ),
+    "c - x behind a factor": ("a = Mul(x, c) y = Sub(d, a)", [("BatchNorm arithmetic", 2)]),
+    "read twice in the middle": ("a = Mul(x, c) b = Add(a, d) y = Mul(a, b)", [("BatchNorm arithmetic", 1)]),
+    "a branch with two factors and a bias": (
+        "p = MatMul(x, w) a = Mul(p, one) b = Div(a, two) e = Add(b, one) y = Add(x, e)",
+        [("SkipInit", 2)],
+    ),
+}
+NONE = {
+    "a bias": "y = Add(x, c)",
+    "a scalar factor, as of attention": "y = Mul(x, two)",
+    "a scalar bias": "y = Sub(x, one)",
+    "a factor per position and channel": "y = Mul(x, both)",
+    "a denominator": "y = Div(c, x)",
+    "a factor that widens": "y = Mul(x, wide)",
+    "a factor computed at run time": "a = ReduceMean<axes = [-1]>(x) y = Mul(x, a)",
+    "x + 0.044715 x^3 of a GELU": "a = Mul(x, x) b = Mul(a, x) d2 = Mul(b, one) y = Add(x, d2)",
+}
+ARITHMETIC = """main (double[N,5,6] x) => (double[K,L,M] y) <double[6] c, double[6] d, double[5,6] both, double[2,1,1,6] wide,
+    double one, double two, double[6,6] w> {{ {} }}"""
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_found(case: str) -> None:
+    body, expected = FOUND[case]
+    session = Session.of(ir.from_proto(parsed(ARITHMETIC.format(body))), proving=False)
+    assert [(norm.variant, len(norm.nodes)) for norm in session.affines] == expected
+
+
+@pytest.mark.parametrize("case", NONE)
+def test_left_alone(case: str) -> None:
+    text = ARITHMETIC.format(NONE[case]).replace("double[K,L,M] y", "double[K,L,M] y")
+    proto = parsed(
+        text.replace("(double[K,L,M] y)", "(double[J,K,L,M] y)" if "wide" in NONE[case] else "(double[K,L,M] y)")
+    )
+    assert Session.of(ir.from_proto(proto), proving=False).affines == []
+
+
+def test_what_a_chain_computes_is_its_gain_and_bias() -> None:
+    proto = parsed(ARITHMETIC.format("a = Sub(x, c) b = Div(a, d) e = Mul(b, c) y = Sub(d, e)"))
+    (norm,) = Session.of(ir.from_proto(proto), proving=False).affines
+    x = np.random.default_rng(0).normal(size=(2, 5, 6))
+    assert norm.gain is not None
+    assert norm.bias is not None
+    expected = ReferenceEvaluator(proto).run(None, {"x": x})[0]
+    np.testing.assert_allclose(x * norm.gain.array + norm.bias.array, expected, rtol=1e-12, atol=1e-12)
