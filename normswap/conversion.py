@@ -67,6 +67,7 @@ def apply_target(name: str, applied: Applied, options: Options) -> Applied:
     trial = _session(applied, model, options, proving=False)
     before, names = trial.inventory(), target.sites(trial)
     sites, unread = _selected(names, trial, options), _unread(trial, target)
+    trial.untouched = untouched = frozenset(names.keys() - sites)
     unchanged = Applied(model, before, before, candidates=len(sites) + len(unread), unrounded=applied.unrounded)
     try:
         selection = target.choose(trial, sites)
@@ -77,7 +78,7 @@ def apply_target(name: str, applied: Applied, options: Options) -> Applied:
         return replace(unchanged, refused=refused)
     options.progress(f"{name}: moving and proving {len(selection.sites)} norms")
     try:
-        session, spelled = _run(target, applied, selection, options)
+        session, spelled = _run(target, applied, selection, untouched, options)
     except NotFinite as error:
         return replace(unchanged, refused=(*refused, *_not_finite(names, selection.sites, error)))
     refused = (*refused, *session.refused)
@@ -121,10 +122,13 @@ def _session(applied: Applied, model: ir.Model, options: Options, *, proving: bo
     )
 
 
-def _run(target: Target, applied: Applied, selection: Selection, options: Options) -> tuple[Session, list[Rewrite]]:
+def _run(
+    target: Target, applied: Applied, selection: Selection, untouched: frozenset[str], options: Options
+) -> tuple[Session, list[Rewrite]]:
     results: list[tuple[Session, list[Rewrite]]] = []
     for base in regroup.bases(applied.model, options.opset, target.opset):
         session = _session(applied, base, options, proving=True)
+        session.untouched = untouched
         target.run(session, selection)
         results.append((session, regroup.write(session)))
         if regroup.is_accepted(session.model):

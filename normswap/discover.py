@@ -214,7 +214,8 @@ def _named(scene: Scene, value: ir.Value, reader: ir.Node) -> Foreign:
 def wall(scene: Scene, found: Discovery, node: ir.Node, a_map: Map) -> Norm | None:
     """The norm that `node` belongs to and that the map cannot enter; one that is an operator may take an Affine in."""
     norm = scene.owners.get(node)
-    if norm is None or norm in found.goals or norm.nodes != (node,) or a_map.centers:
+    kept = norm is not None and norm.output.name in scene.untouched
+    if norm is None or kept or norm in found.goals or norm.nodes != (node,) or a_map.centers:
         return norm
     return None
 

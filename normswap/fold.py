@@ -78,7 +78,11 @@ def fold(session: Session, sites: Sites = None) -> None:
     left |= {norm.name for norm in (*session.norms, *session.affines) if has_affine(norm)}
     # What was refused on one way may have gone another one, and is refused once.
     distinct = {(refusal.site, refusal.reason_id): refusal for refusal in session.refused}
-    session.refused = [refusal for refusal in distinct.values() if refusal.site in left | session.parts.keys()]
+    session.refused = [
+        refusal
+        for refusal in distinct.values()
+        if refusal.site in left | session.parts.keys() or refusal.reason_id == "proof-failed"
+    ]
     _merge(session, sites)
 
 

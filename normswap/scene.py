@@ -45,7 +45,7 @@ class Scene:
     """What the planner looks at: the facts, every norm in the model, and outputs that may change.
 
     With `allow_larger`, the bytes of new constants cost nothing; without `allow_explicit`, everything must be absorbed.
-    `owners` are walls: nodes of norms that stand whole.
+    `owners` are walls: nodes of norms that stand whole. Norms whose outputs are `untouched` take nothing in, either.
     """
 
     facts: Facts
@@ -53,6 +53,7 @@ class Scene:
     changeable: frozenset[str] = frozenset()
     allow_larger: bool = False
     allow_explicit: bool = True
+    untouched: frozenset[str] = frozenset()
     owners: Mapping[ir.Node, Norm] = field(default_factory=dict)
 
     @staticmethod
@@ -63,12 +64,13 @@ class Scene:
         *,
         allow_larger: bool = False,
         allow_explicit: bool = True,
+        untouched: frozenset[str] = frozenset(),
     ) -> Scene:
         """The scene, with every node that belongs to a norm's region alone mapped to that norm."""
         owners: dict[ir.Node, Norm] = {}
         for norm in norms:
             owners.update(dict.fromkeys(private_nodes(norm), norm))
-        return Scene(facts, norms, frozenset(changeable), allow_larger, allow_explicit, owners)
+        return Scene(facts, norms, frozenset(changeable), allow_larger, allow_explicit, untouched, owners)
 
 
 def private_nodes(norm: Norm) -> frozenset[ir.Node]:

@@ -48,6 +48,7 @@ class Session:
     inlined: tuple[str, ...] = ()  # local functions that hold norms, which stand in their callers' place now
     changeable: frozenset[str] = frozenset()
     allow_larger: bool = False
+    untouched: frozenset[str] = frozenset()  # the outputs of norms that the user left out
     proving: bool = True
     absorbed: dict[str, list[tuple[ir.Node, int]]] = field(
         default_factory=dict
@@ -90,18 +91,20 @@ class Session:
             functions,
             frozenset(changeable),
             allow_larger,
-            proving,
+            proving=proving,
         )
 
     def scene(self, goals: Iterable[Norm], *, allow_explicit: bool = True) -> Scene:
         """What a planner looks at: all norms, and the Affines among `goals`; others are places to be absorbed in."""
         affines = [norm for norm in goals if norm not in self.norms]
+        affines += [norm for norm in self.affines if norm.output.name in self.untouched and norm not in affines]
         return Scene.of(
             self.facts,
             [*self.norms, *affines],
             self.changeable,
             allow_larger=self.allow_larger,
             allow_explicit=allow_explicit,
+            untouched=self.untouched,
         )
 
     def computed_weights(self) -> list[ComputedWeight]:

@@ -239,8 +239,8 @@ def test_a_gain_of_ones_and_a_bias_of_zeros_are_nothing_to_move(norm: str) -> No
 
 
 def test_an_affine_is_what_its_numbers_are_along_not_its_shape() -> None:
-    text = f"""main (double[N,6,4] x) => (double[N,8,4] y) <double[8,3,1] w, double[4] row, double[6,1] g, double[6,4] c> {{
-        m = Mul(x, g) a = Add(m, c) r = Mul(a, row) y = Conv<group = 2>(r, w) }}"""
+    text = """main (double[N,6,4] x) => (double[N,8,4] y) <double[8,3,1] w, double[4] row, double[6,1] g, double[6,4] c> {
+        m = Mul(x, g) a = Add(m, c) r = Mul(a, row) y = Conv<group = 2>(r, w) }"""
     result = folded(proto(text, row=np.full(4, 2.0), c=np.zeros((6, 4))))
     assert operators(result) == ["Conv"]
 
@@ -421,3 +421,12 @@ def test_a_tied_embedding_is_not_stored_twice_for_a_gain() -> None:
     result = folded(proto(text.replace("double[N,S,3000] y", "double[1,1,3000] y").replace("int64[N,S]", "int64[1,1]")))
     assert result.after.bytes == result.before.bytes
     assert set(reasons(result).values()) == {"shared-weights"}
+
+
+def test_a_norm_that_is_left_out_takes_nothing_in() -> None:
+    text = f"""main (double[N,6,T] x) => (double[N,6,T] y) <{B6}, {batch_norm("o", 6)}> {{
+        t = Tanh(x) [first] k = BatchNormalization(t, {applied("bn")}) [second] l = BatchNormalization(k, {applied("o")}) y = Relu(l) }}"""
+    model = proto(text)
+    assert folded(model, exclude="second").model == model
+    assert folded(model, only="first").model == model
+    assert operators(folded(model)) == ["Tanh", "BatchNormalization", "Relu"]

@@ -74,13 +74,13 @@ def _carried(request: Request, indices: tuple[int, ...]) -> Step | Blocked:
             for index, rank in zip(indices, ranks, strict=True)
         )
     outputs = {}
-    for position, output in enumerate(node.outputs):
+    for position in range(len(node.outputs)):
         if request.pulls and position == request.output:
             outputs[position] = request.map
-        elif facts.rank(output) is not None:
-            carried = carry.push(wanted, [per_output[position] for per_output in sources])
-            if not carried.is_identity:
-                outputs[position] = carried
+            continue
+        carried = carry.push(wanted, [per_output[position] for per_output in sources])
+        if not carried.is_identity:
+            outputs[position] = carried
     split = labels(request, dict(zip(indices, wanted, strict=True)))
     if isinstance(split, Blocked):
         return split
