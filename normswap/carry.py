@@ -102,7 +102,14 @@ def push(maps: Sequence[Map], sources: Sequence[Sources]) -> Map:
 
     Raises `Unmappable` where a group would be torn apart, or where the result depends on a free dimension.
     """
+    _check_size(sources)
     return _agreed([_push(maps, source) for source in sources])
+
+
+def _check_size(sources: Sequence[Sources]) -> None:
+    """Raise `Unmappable` where there are no elements: there may be some under other sizes of the free dimensions."""
+    if any(0 in shape for source in sources for shape in (*source.inputs, source.output.shape)):
+        raise Unmappable("unknown-shape", "a piece without elements")
 
 
 def _push(maps: Sequence[Map], sources: Sources) -> Map:
@@ -134,6 +141,7 @@ def pull(a_map: Map, sources: Sequence[Sources]) -> tuple[Map, ...]:
 
     Raises `Unmappable` where a group is spread over several inputs, or the result depends on a free dimension.
     """
+    _check_size(sources)
     per_binding = [_pull(a_map, source) for source in sources]
     return tuple(_agreed(list(maps)) for maps in zip(*per_binding, strict=True))
 

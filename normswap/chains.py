@@ -24,6 +24,9 @@ LAYOUT = RIGID | SIZED | {"Identity", "Gather", "Concat"}
 CASTS = frozenset({"Cast", "CastLike"})
 # What has to do with quantized weights is left to those who quantized them.
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+# Steps, beside which a difference in rounding is one of a whole step: weights quantized by arithmetic have them.
+STEPS = frozenset({"Ceil", "Floor", "Round", "Sign"})
+NARROW = 16  # bits of a type to which a cast is no quantization
 
 
 def is_float(value: ir.Value, facts: Facts) -> bool:
@@ -60,7 +63,7 @@ class Chain:
 
     def is_quantized(self) -> bool:
         """Whether a weight on the way is quantized, or made so."""
-        return any(operation.node.op_type in QUANTIZED for operation in self.operations)
+        return any(_quantizes(operation, self.facts) for operation in self.operations)
 
     def run(self, instead: Mapping[ir.Value, Floats] | None = None) -> Floats:
         """The value in float64 throughout, from the leaves as they are or with other numbers `instead`.
@@ -127,6 +130,17 @@ class Chain:
         if found is None or not np.array_equal(np.sort(found, axis=None), every):
             return None
         return found.astype(np.int64, copy=False)
+
+
+def _quantizes(operation: Operation, facts: Facts) -> bool:
+    """Whether an operator takes floats to few numbers: by its name, or by the type that it casts them to."""
+    if operation.node.op_type in QUANTIZED | STEPS:
+        return True
+    source = operation.inputs[0] if operation.node.op_type in CASTS else None
+    target = facts.dtype(operation.outputs[0])
+    if source is None or target is None or not is_float(source, facts):
+        return False
+    return not target.is_floating_point() or target.bitwidth < NARROW
 
 
 def chain_of(value: ir.Value, facts: Facts) -> Chain:

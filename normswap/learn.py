@@ -152,6 +152,9 @@ def _infer(facts: Facts, node: ir.Node, binding: int) -> None:
             found = {facts.shape(branch.outputs[index], binding) for branch in branches}
             if len(found) == 1 and None not in found:
                 shapes[output] = next(shape for shape in found if shape is not None)
+            dtype = next((known for branch in branches if (known := facts.dtype(branch.outputs[index]))), None)
+            if dtype is not None:
+                facts.types.setdefault(output, dtype)
         return
     if (node.domain, node.op_type) in NORM_OPERATORS:
         first = facts.shape(node.inputs[0], binding) if node.inputs[0] is not None else None

@@ -12,6 +12,9 @@ import onnx_ir as ir
 from normswap.facts import Facts
 from normswap.reference import attribute
 
+# Before this opset a Scan has a batch axis, which its body does not see, and lengths as its first input.
+SCAN_WITHOUT_BATCH = 9
+
 Carried = tuple[ir.Value, ir.Value]  # what a pass takes in, and what it gives to the next
 
 
@@ -21,7 +24,7 @@ def enter(facts: Facts, node: ir.Node, body: ir.Graph, binding: int) -> list[Car
         for value in body.inputs[:2]:  # the number of the pass, and the condition
             facts.shapes[binding][value] = ()
         return list(_carry(facts, node.inputs[2:], body.inputs[2:], body.outputs[1:], binding))
-    if node.op_type == "Scan":
+    if node.op_type == "Scan" and facts.opset(node) >= SCAN_WITHOUT_BATCH:
         scanned = attribute(node, "num_scan_inputs", 1)
         states = len(node.inputs) - scanned
         axes = node.attributes.get("scan_input_axes")

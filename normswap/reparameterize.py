@@ -119,12 +119,12 @@ def _computed(stored: ir.Value, axes: tuple[int, ...], emitter: Emitter) -> floa
     weight = facts.float64(stored)
     split = partial(_split, axes=axes, dtype=dtype)
     direction, gain, is_exact = split(weight)
-    if not is_exact:
-        raise Unsuitable("narrow-type", f"the numbers of `{name}` differ too much in size for one norm in {dtype.name}")
     try:
         rounded(gain, dtype, f"{name}/g")
     except NotFinite as problem:
         raise Unsuitable("not-finite", str(problem)) from problem
+    if not is_exact:
+        raise Unsuitable("narrow-type", f"the numbers of `{name}` differ too much in size for one norm in {dtype.name}")
     v = plain_weight(emitter, f"{name}/v", direction.shape, lambda: split(facts.float64(stored))[0], dtype)
     g = plain_weight(emitter, f"{name}/g", gain.shape, lambda: split(facts.float64(stored))[1], dtype)
     product = _product(emitter, v, g, axes, name)
@@ -152,7 +152,9 @@ def _split(weight: Floats, axes: tuple[int, ...], dtype: ir.DataType) -> tuple[F
     direction = np.where(largest > 0, scaled, 1.0)
     with np.errstate(over="ignore"):
         gain = np.ldexp(np.sqrt((scaled * scaled).sum(axis=axes, keepdims=True)), -shift)
-    is_exact = bool((direction.astype(dtype.numpy()) == direction).all())
+        # A weight that was made in float64 is rounded in any case: v, brought back, must be what the weight is then.
+        kept = np.where(largest > 0, direction.astype(dtype.numpy()), 0.0)
+        is_exact = np.array_equal(np.ldexp(kept, -shift).astype(dtype.numpy()), weight.astype(dtype.numpy()))
     return direction, gain, is_exact
 
 

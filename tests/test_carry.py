@@ -223,3 +223,11 @@ def test_what_depends_on_a_free_dimension_blocks() -> None:
     assert reason(lambda: carry.push([scale], bindings)) == "unknown-shape"
     kept = [sources(lambda arrays: arrays[0].reshape(-1, 4), [(free, 2, 2)]) for free in (3, 5)]
     assert carry.pull(maps.centering(2, {1: 4}), kept)[0].group.shape == (1, 2, 2)
+
+
+@pytest.mark.parametrize("sizes", [(4, 0), (0, 4)])
+def test_a_piece_without_elements_blocks_and_does_not_crash(sizes: tuple[int, int]) -> None:
+    joined = sources(lambda arrays: np.concatenate(list(arrays), 1), [(2, size) for size in sizes])
+    assert reason(lambda: carry.pull(maps.affine(2, scale=np.arange(1.0, 5)), [joined])) == "unknown-shape"
+    empty = sources(lambda arrays: arrays[0][:, 4:], [(2, 4)])
+    assert reason(lambda: carry.push([maps.affine(2, scale=np.arange(1.0, 5))], [empty])) == "unknown-shape"

@@ -226,6 +226,8 @@ NONE = {
     "in pieces": ("w = Concat<axis = 0>(v, u)", "double[1,3,3,3] v, double[3,3,3,3] u", CONV),
     "a Constant": ("w = Constant<value = double[2,2] {1, 2, 3, 4}>() z = MatMul(w, w)", "double[5,4] v", "y = Gemm(x, v)"),
     "quantized": ("q = QuantizeLinear(v, scale, zero) d = DequantizeLinear(q, scale, zero) w = Cast<to = 11>(d)", "float[4,3,3,3] v, float scale, int8 zero = {0}", CONV),
+    "quantized by arithmetic": ("d = Div(v, g) r = Round(d) w = Mul(r, g)", "double[4,3,3,3] v, double[4,1,1,1] g", CONV),
+    "cast to integers": ("d = Div(v, g) r = Cast<to = 6>(d) f = Cast<to = 11>(r) w = Mul(f, g)", "double[4,3,3,3] v, double[4,1,1,1] g", CONV),
     "one number": ("w = Mul(v, v)", "double[1,1] v, double[5,4] u", "z = Gemm(x, u) y = Mul(z, w)"),
     "larger than anything stored": ("a = Expand(v, whole) w = Mul(a, g)", "double[1,1,3,3] v, double[4,1,1,1] g", CONV),
     "a vector": ("b = Mul(v, v)", "double[4] v, double[4,3,3,3] w", "y = Conv(x, w, b)"),

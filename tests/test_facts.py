@@ -90,6 +90,8 @@ def test_the_shape_of_an_if_is_known_where_both_branches_agree() -> None:
             then_branch = a () => (double[B,8] i) { i = Neg(x) }, else_branch = e () => (double[B,8] j) { j = Abs(x) } > }"""
     assert dims(text) == (None, 8)
     assert dims(text.replace("j = Abs(x)", "j = ReduceSum(x)")) is None
+    behind = text.replace("=> (double[B,8] y) {", "=> (double[B,1,8] z) <int64[1] one = {1}> {") + "#"
+    assert dims(behind.replace("}#", "z = Unsqueeze(y, one) }"), "z") == (None, 1, 8)
 
 
 # --- constants ------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ LOOP = """main (int64 n, bool c, double[2,3] x) => (double[A,B] y) <double[3,3] 
     y = Loop (n, c, x) <body = b (int64 i, bool go, h) => (bool on, k) {{ on = Identity(go) p = MatMul(h, w) {} }}> }}"""
 
 
-def shape_of(text: str, name: str) -> tuple[int, ...] | None:
-    told = scenario(parsed(text))
+def shape_of(text: str, name: str, opset: int = 17, ir_version: int = 8) -> tuple[int, ...] | None:
+    told = scenario(parsed(text, opset, ir_version))
     values = [value for node in told.model.graph.all_nodes() for value in node.outputs]
     return told.facts.shape(next(value for value in values if value.name == name))
 
@@ -31,3 +31,10 @@ def test_a_scanned_value_loses_its_axis() -> None:
             p = MatMul(t, w) q = Add(h, p) k = Identity(q) o = Tanh(q) }> (s, x) }"""
     assert shape_of(text, "p") == (2, 3)
     assert shape_of(text, "q") == (2, 3)
+
+
+def test_a_scan_of_opset_8_has_lengths_first_and_a_batch_that_its_body_does_not_see() -> None:
+    text = """main (double[1,2] s, double[1,7,2] x) => (double[1,2] last, double[1,7,2] ys) {
+        last, ys = Scan <num_scan_inputs = 1, body = b (double[2] h, double[2] t) => (double[2] k, double[2] o) {
+            k = Add(h, t) o = Identity(k) }> (, s, x) }"""
+    assert shape_of(text, "k", opset=8, ir_version=4) == (2,)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import normswap
 from normswap import reparameterize as module
 from normswap.computed import computed_weights
 from normswap.plain_weights import fold_computed
@@ -320,6 +321,29 @@ def test_names_that_are_taken() -> None:
     after, _ = reparameterized(parsed(body))
     assert list(stored(after)) == ["w/v", "w/norm", "w/v_1", "w/g"]
     assert [node.output[0] for node in after.graph.node][:3] == ["w/norm_1", "w/unit", "w"]
+
+
+def test_a_weight_that_was_folded_before_is_no_float32_yet_and_reparameterized_all_the_same() -> None:
+    body = """main (float[1,3,6,6] x) => (float[1,4,6,6] y) <float[4,3,1,1] w, float[4] s, float[4] b, float[4] m, float[4] v> {
+        h = Conv(x, w) [norm] y = BatchNormalization(h, s, b, m, v) }"""
+    model = parsed(body)
+    model = with_weights(model, v=np.abs(stored(model)["v"]) + 0.1)
+    result = normswap.convert(model, ["folded", "weightnorm"], check=False)
+    assert ([rewrite.rule for rewrite in result.rewrites], result.refused) == (["affine-up", module.RULE], ())
+    assert isinstance(result.model, onnx.ModelProto)
+    assert np.abs(inferred(result.model) - inferred(model)).max() <= INFERENCE * np.abs(inferred(model)).max()
+
+
+def test_a_weight_that_was_sparse_gives_its_name_to_what_is_computed() -> None:
+    model = parsed(text("y = MatMul(x, w)", "2,2", "2,2", "2,2"))
+    del model.graph.initializer[:]
+    values = onnx.numpy_helper.from_array(np.asarray([3, 4], np.float32), "w")
+    places = onnx.numpy_helper.from_array(np.asarray([0, 3]), "w/places")
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [2, 2]))
+    result = normswap.convert(model, "weightnorm", check=False).model
+    assert isinstance(result, onnx.ModelProto)
+    assert list(result.graph.sparse_initializer) == []
+    assert np.array_equal(inferred(result), inferred(model))
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

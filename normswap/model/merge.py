@@ -133,10 +133,11 @@ def _drop_orphans(result: onnx.GraphProto, base: onnx.GraphProto, ours: onnx.Gra
     """Remove what is said of values that the rewrite removed."""
     gone = defined_names(base) - defined_names(ours)
     dense = {tensor.name for tensor in result.initializer}
+    computed = {output for node in result.node for output in node.output}
     described: tuple[tuple[Any, Key, set[str]], ...] = (
         (result.value_info, lambda value: value.name, gone),
         (result.quantization_annotation, lambda annotation: annotation.tensor_name, gone),
-        (result.sparse_initializer, lambda sparse: sparse.values.name, gone | dense),
+        (result.sparse_initializer, lambda sparse: sparse.values.name, gone | dense | computed),
     )
     for items, name, orphans in described:
         _drop(items, name, orphans)

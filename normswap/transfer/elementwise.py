@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -115,8 +116,8 @@ def multiply(request: Request) -> Step | Blocked:
     out = _as_output(request, linear)
     if isinstance(out, Blocked):
         return out
-    moved = Map(out.group, out.scale, _broad(shift, rank))
-    return Step(inputs={at: request.map}, outputs={0: moved}, cut=rows(request, (0, 1)))
+    moved = Map(out.group, out.scale, _broad(shift, rank))  # which looks at the axes of a constant factor, too
+    return Step(inputs={at: request.map}, outputs={0: moved}, cut=rows(replace(request, map=moved), (0, 1)))
 
 
 def _absorber(request: Request) -> Step | None:

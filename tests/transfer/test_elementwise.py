@@ -88,6 +88,7 @@ PASSES = {
     "Mul push past a vector": Case(two("Mul", right="8", constants="b"), scale_and_shift(3, 2, 8), 0),
     "Mul push past a value per token": Case(two("Mul", right="B,S,1"), CENTER, 0),
     "Mul push past a larger rank": Case(two("Mul", right="2,1,1,1", constants="b").replace("K,L", "J,K,L"), ALL, 0),
+    "Mul push past a long column": Case(two("Mul", left="1,8", right="24,1", constants="b").replace("K,L", "K"), shift(2, 1, 8), 0),
     "Mul push from one number per token": Case(two("Mul", left="B,S,1"), uniform(3, -2.0), 0),
     "Mul pull scale to a vector": Case(two("Mul", right="8", constants="b"), SCALE),
     "Mul pull scale to a vector on the left": Case(two("Mul", left="8", constants="a"), SCALE),

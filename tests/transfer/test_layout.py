@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from normswap.maps import Map, same
-from normswap.transfer import Request, Step
+from normswap.transfer import Request, Step, transfer
+from tests.graphs import parsed, scenario
 from tests.steps import Case, all_at_once, blocks, center, heads, obligation_of, passes, scale, scale_and_shift, uniform
 
 
@@ -284,6 +285,15 @@ def test_what_is_carried_does_not_depend_on_how_large_other_axes_are(text: str, 
     assert isinstance(small, Step)
     assert large.inputs.keys() == small.inputs.keys()
     assert all(same(large.inputs[index], small.inputs[index]) for index in large.inputs)
+
+
+def test_an_output_of_unknown_rank_is_mapped_all_the_same() -> None:
+    told = scenario(parsed("main (double[N,6] x) => (double[M,K,6] y) <int64[1] i = {1}> { [n] y = Unsqueeze(x, i) }"))
+    for table in told.facts.shapes:
+        del table[told.value("y")]
+    step = transfer(Request(told.node("n"), scale(2, 1, 6), 0, told.facts))
+    assert isinstance(step, Step)
+    assert step.outputs[0].scale.shape == (1, 1, 6)
 
 
 def test_one_piece_is_mapped_and_the_others_are_not() -> None:
