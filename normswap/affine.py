@@ -41,7 +41,7 @@ def find(graph: ir.Graph, path: str, facts: Facts, covered: Collection[ir.Node])
         if batch_norm.is_one(node) and not facts.is_constant(node.outputs[0]):
             found = batch_norm.of_operator(node, path, facts)
             if isinstance(found, Norm):
-                found = _with_parallel(found, facts) or found
+                found = _with_parallel(found, facts, taken) or found
             yield found
             taken.update(found.nodes if isinstance(found, Norm) else (node,))
     for node in graph:
@@ -50,7 +50,7 @@ def find(graph: ir.Graph, path: str, facts: Facts, covered: Collection[ir.Node])
             taken.update(chain.nodes)
 
 
-def _with_parallel(norm: Norm, facts: Facts) -> Norm | None:
+def _with_parallel(norm: Norm, facts: Facts, taken: Collection[ir.Node]) -> Norm | None:
     """BN(x) + η·x (RepBN), or BN(x) + x: one Affine of x; None where that is not what follows `norm`."""
     uses = list(norm.output.uses())
     if len(uses) != 1 or norm.output.is_graph_output():
@@ -58,7 +58,7 @@ def _with_parallel(norm: Norm, facts: Facts) -> Norm | None:
     total, other = uses[0].node, uses[0].node.inputs[1 - uses[0].idx] if len(uses[0].node.inputs) == 2 else None
     if total.op_type != "Add" or total.domain not in ONNX_DOMAINS or total.graph is not norm.nodes[0].graph:
         return None
-    line = None if other is None or other is norm.output else _line(other, norm.input, facts)
+    line = None if other is None or other is norm.output or total in taken else _line(other, norm.input, facts, taken)
     if line is None or facts.dims(total.outputs[0]) != facts.dims(norm.input):
         return None
     return replace(
@@ -75,12 +75,14 @@ def _with_parallel(norm: Norm, facts: Facts) -> Norm | None:
     )
 
 
-def _line(value: ir.Value, root: ir.Value, facts: Facts) -> Line | None:
+def _line(value: ir.Value, root: ir.Value, facts: Facts, taken: Collection[ir.Node]) -> Line | None:
     """`value` as a chain of constant arithmetic from `root`, each step of which is read by the next alone."""
     steps: list[ir.Node] = []
     while value is not root:
         node = value.producer()
-        if node is None or value.is_graph_output() or len(list(value.uses())) != 1 or _factor(node, facts) is None:
+        if node is None or node in taken or value.is_graph_output() or len(list(value.uses())) != 1:
+            return None
+        if _factor(node, facts) is None:
             return None
         steps.append(node)
         value = _source(node, facts)

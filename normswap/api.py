@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Literal
 
 import onnx_ir as ir
@@ -69,14 +70,14 @@ def convert(
         InputRefused: The model is unreadable, invalid or hostile.
     """
     progress = progress or _silent
-    names = tuple(dict.fromkeys(_several(to)))  # a target is applied once
+    names = tuple(name for name, _ in groupby(_several(to)))  # twice in a row is once
     unknown = [name for name in names if name not in TARGETS]
     if unknown:
         raise UsageError(f"unknown target `{unknown[0]}`; there is {', '.join(TARGETS)}")
     document = open_model(model)
     changeable = frozenset(_several(allow_changed_outputs))
     _known_outputs(document.model, changeable)
-    options = Options(opset, _several(only), _several(exclude), changeable, allow_larger, progress)
+    options = Options(names, opset, _several(only), _several(exclude), changeable, allow_larger, progress)
     applied = [Applied.nothing(document.model)]
     for name in names:
         applied.append(apply_target(name, applied[-1], options))

@@ -145,8 +145,8 @@ Exit codes:
 def main() -> None:
     """A compiler for the normalization layers of ONNX models.
 
-    It makes a LayerNorm an RMSNorm without changing what the model computes, and proves each step on the model's own
-    weights.
+    It makes LayerNorms RMSNorms and folds BatchNorms, gains and biases into weights, without changing what the model
+    computes, and proves each step on the model's own weights.
     """
 
 

@@ -27,8 +27,9 @@ from normswap.views import label, operator_kind
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for: the opset, shell patterns of norm names, outputs that may change."""
+    """What the user asked for: all targets, the opset, shell patterns of names, outputs that may change."""
 
+    targets: Sequence[str]
     opset: int | Literal["auto"]
     only: Sequence[str]
     exclude: Sequence[str]
@@ -48,6 +49,7 @@ class Applied:
     refused: tuple[Refusal, ...] = ()
     candidates: int = 0
     unrounded: Mapping[str, Callable[[], Floats]] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()  # that patterns could select, before this target or an earlier one
 
     @staticmethod
     def nothing(model: ir.Model) -> Applied:
@@ -66,9 +68,13 @@ def apply_target(name: str, applied: Applied, options: Options) -> Applied:
     model = applied.model
     trial = _session(applied, model, options, proving=False)
     before, names = trial.inventory(), target.sites(trial)
-    sites, unread = _selected(names, trial, options), _unread(trial, target)
+    known = applied.names | {norm.name for norm in (*trial.norms, *trial.affines)}
+    known |= {called for target_name in options.targets for called in TARGETS[target_name].sites(trial).values()}
+    sites, unread = _selected(names, known, options), _unread(trial, target)
     trial.untouched = untouched = frozenset(names.keys() - sites)
-    unchanged = Applied(model, before, before, candidates=len(sites) + len(unread), unrounded=applied.unrounded)
+    unchanged = Applied(
+        model, before, before, candidates=len(sites) + len(unread), unrounded=applied.unrounded, names=known
+    )
     try:
         selection = target.choose(trial, sites)
     except NotFinite as error:
@@ -136,15 +142,16 @@ def _run(
     return results[-1]
 
 
-def _selected(names: Mapping[str, str], trial: Session, options: Options) -> frozenset[str]:
+def _selected(names: Mapping[str, str], known: frozenset[str], options: Options) -> frozenset[str]:
     """Those of the target's sites whose names the patterns select.
 
-    Raises `UsageError` for a pattern that matches nothing: most likely a slip of the pen.
+    Raises `UsageError` for a pattern that matches nothing `known`: most likely a slip of the pen.
     """
-    known = {*names.values(), *(norm.name for norm in (*trial.norms, *trial.affines))}
     for pattern in (*options.only, *options.exclude):
         if not any(fnmatchcase(name, pattern) for name in known):
-            raise UsageError(f"no norm is called `{pattern}`; `normswap inspect` lists their names")
+            raise UsageError(
+                f"nothing to convert is called `{pattern}`; `normswap inspect -v` lists the names of norms"
+            )
 
     def wanted(name: str) -> bool:
         included = not options.only or any(fnmatchcase(name, pattern) for pattern in options.only)

@@ -171,7 +171,8 @@ def _find_foreign(scene: Scene, found: Discovery) -> None:
 
 
 def _foreign_readers(scene: Scene, found: Discovery, value: ir.Value, a_map: Map) -> Iterator[Foreign]:
-    if value.is_graph_output() and value.name not in scene.changeable:
+    # An output that may be delivered centered may not be delivered without its gain or bias.
+    if value.is_graph_output() and (value.name not in scene.changeable or not a_map.centers):
         yield Foreign(value, "graph-output", f"the output `{value.name}`")
     for use in value.uses():
         step = found.steps.get(use.node)

@@ -156,12 +156,18 @@ def refuse_rest(session: Session, sites: Sites = None) -> None:
     """Record why each constant Affine that is left in `sites` was not moved, up or down."""
     known = {refusal.site for refusal in session.refused}
     found = {norm.name for norm in session.affines}
-    parts = [norm for norm in session.parts.values() if norm.name not in found]
+    parts = [norm for norm in session.parts.values() if norm.name not in found and _is_there(norm)]
     for norm in (*session.affines, *session.norms, *parts):
         if selected(norm, sites) and norm.name not in known and has_affine(norm):
             refusal = _refusal(session, norm)
             if norm not in parts or refusal.reason_id != "no-bias":  # a product's shift is an Add: there it belongs
                 session.refused.append(refusal)
+
+
+def _is_there(norm: Norm) -> bool:
+    """Whether a norm was not taken into another one since."""
+    makers = (norm.input.producer(), norm.output.producer())
+    return all(node is None or node.graph is not None for node in makers)
 
 
 def _refusal(session: Session, norm: Norm) -> Refusal:

@@ -106,7 +106,8 @@ def combined_goals(norms: Sequence[Norm], facts: Facts) -> list[Goal]:
     for norm in norms:
         remaining = replace(norm, kind="BatchNorm", epsilon=0.0) if _fits_batch_norm(norm, facts) else norm
         needed = 1 if remaining.kind == "BatchNorm" else (norm.gain is not None) + (norm.bias is not None)
-        if norm.kind == "Affine" and len(norm.nodes) > needed:
+        nothing = norm.gain is None and norm.bias is None  # a BatchNorm that happens to change no number
+        if nothing or (norm.kind == "Affine" and len(norm.nodes) > needed):
             found.append(goal(norm, maps.identity(facts.rank(norm.output) or 0), 1, remaining, "pull"))
     return found
 

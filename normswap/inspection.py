@@ -58,8 +58,9 @@ def _tried(name: str, document: Document, norms: list[Norm], can: Answers) -> Se
         if site in can and label in refused:
             reason_id, reason = refused[label].reason_id, refused[label].reason
             can[site][name] = Can(exact=False, reason_id=reason_id, reason=reason)
-    for site in chosen.sites & can.keys():
-        can[site][name] = Can(exact=True, reason_id="", reason="")
+    for site in chosen.sites & can.keys():  # what is refused of one that moves is a part of it
+        part = can[site].get(name, Can(exact=True, reason_id="", reason=""))
+        can[site][name] = Can(exact=True, reason_id=part["reason_id"], reason=part["reason"])
     return trial
 
 

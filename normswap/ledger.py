@@ -45,7 +45,7 @@ class Refusal:
 
 
 class Can(TypedDict):
-    """Whether a norm can become a target, and if not, why."""
+    """Whether a norm can become a target, and if not, why; what is exact and has a reason can become it in part."""
 
     exact: bool
     reason_id: str

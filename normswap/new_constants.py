@@ -23,6 +23,7 @@ class Replaced:
 
     constants: dict[ir.Value, ir.Value] = field(default_factory=dict)
     aliases: list[ir.Value] = field(default_factory=list)
+    copies: dict[ir.Value, ir.Value] = field(default_factory=dict)  # new constants whose old ones are still read
 
 
 def replace_constants(plan: Plan, emitter: Emitter) -> Replaced:
@@ -75,6 +76,7 @@ def drop_replaced(replaced: Replaced, facts: Facts) -> None:
     graph = facts.model.graph
     for old, new in replaced.constants.items():
         if facts.readers(old) or old.is_graph_output() or old.is_graph_input():
+            replaced.copies[old] = new
             continue
         if old.is_initializer() and old.graph is graph:
             name = old.name

@@ -170,11 +170,14 @@ def relative_error(left: Array, right: Array, scale: Floats) -> float:
     """The largest |left − right| relative to `scale`; infinite where shapes or non-finite values differ."""
     if left.shape != right.shape:
         return np.inf
-    if not np.isfinite(left).all() or not np.isfinite(right).all():
+    finite = np.isfinite(left.astype(np.float64))
+    if (left.size and not finite.any()) or not np.array_equal(left[~finite], right[~finite]):
+        return np.inf  # NaN is equal to nothing; the infinities of a mask are to themselves
+    sizes = np.broadcast_to(scale, left.shape)[finite]
+    if not np.isfinite(sizes).all():
         return np.inf
-    difference = np.abs(left.astype(np.float64) - right.astype(np.float64))
-    floor = np.finfo(np.float64).tiny
-    return float((difference / np.maximum(np.broadcast_to(scale, difference.shape), floor)).max(initial=0.0))
+    difference = np.abs(left[finite].astype(np.float64) - right[finite].astype(np.float64))
+    return float((difference / np.maximum(sizes, np.finfo(np.float64).tiny)).max(initial=0.0))
 
 
 def _sizes(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array | None]:
@@ -232,7 +235,8 @@ def _check_norm(facts: Facts, plan: Plan, norm: Norm) -> float:
         raise ValueError("the region does not run")
     x = generator(norm.name).normal(MEAN, DEVIATION, settings[0].shape)
     goal = next((goal for goal in plan.goals if goal.norm is norm), None)
-    label = _read(plan, norm.input, moved=goal is not None)
+    # Upwards a goal reads what was pulled onto its input; downwards it is left what it always read.
+    label = _read(plan, norm.input, moved=goal is not None and plan.direction == "pull")
     seen = x if label is None else maps.apply(label, x)
     before = settings[0].run(x)[norm.output]
     after = settings[0].run(seen)[norm.output] if goal is None else formula(goal.remaining, seen)

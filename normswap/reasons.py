@@ -20,12 +20,13 @@ class Reason(NamedTuple):
 REASONS: Mapping[str, Reason] = {
     # moving Center up
     "foreign-reader": Reason(
-        "a node that is not a norm over the same axis reads the residual stream, and would see the missing mean",
+        "a node through which the map cannot go reads the value that would be changed (of a residual stream: one that "
+        "is no norm over the same axis, and would see the missing mean)",
         "none, if that node matters; the norm stays as it is",
     ),
     "graph-output": Reason(
-        "the value is an output of the model, and would be delivered changed (a residual stream: centered)",
-        "name the output with --allow-changed-outputs if a changed one is acceptable",
+        "the value is an output of the model, and would be delivered changed",
+        "if it is a residual stream that may be delivered centered, name it with --allow-changed-outputs",
     ),
     "post-norm": Reason(
         "the norm's input is the sum of a branch and another norm's output (post-norm); after a gain that is not "
@@ -33,8 +34,8 @@ REASONS: Mapping[str, Reason] = {
         "none: the rewrite is not exact for post-norm models",
     ),
     "opaque-producer": Reason(
-        "the norm's input comes from an operator through which a mean cannot be moved, and one explicit Center there "
-        "would cost as much as it saves",
+        "the value comes from an operator through which the map cannot be moved, and one explicit map there (a Center, "
+        "or a Mul and an Add) would cost as much as it saves",
         "none",
     ),
     "coarser-groups": Reason(
@@ -63,8 +64,10 @@ REASONS: Mapping[str, Reason] = {
         "a new weight would not be finite in the type it must be stored in",
         "convert the model before reducing its precision",
     ),
-    "broadcast": Reason("an operand that is the same along the centered axis would have to be widened", "none"),
-    "elementwise-scale": Reason("a product with something that differs along the centered axis", "none"),
+    "broadcast": Reason("an operand that is the same along the axis of the map would have to be widened", "none"),
+    "elementwise-scale": Reason(
+        "a product with something that differs along the axis of the map, or is known at run time only", "none"
+    ),
     "no-bias": Reason("a shift would need a bias where there is none", "none"),
     "training-mode": Reason("a Dropout or a norm is in training mode", "export the model for inference"),
     "zero-padding": Reason("a shift before zero padding would be another one at the border", "none"),

@@ -121,6 +121,7 @@ STAND_INS: Mapping[tuple[str, str], Definition] = {
     ("", "RNN"): recurrent_operators.rnn,
     ("", "LayerNormalization"): norm_operators.layer_normalization,
     ("com.microsoft", "LayerNormalization"): norm_operators.layer_normalization,
+    ("", "MaxPool"): spatial_operators.max_pool,
     ("", "Pad"): spatial_operators.pad,
     ("", "RMSNormalization"): norm_operators.rms_normalization,
     ("", "Resize"): spatial_operators.resize,

@@ -30,11 +30,20 @@ SENTENCES: Mapping[str, str] = {
 }
 # Of an Affine that did not move: the clause for each way it was tried.
 WAYS: Mapping[Direction, str] = {"pull": "upwards", "push": "downwards"}
-AFFINE: Mapping[str, str] = {
-    "foreign-reader": "{who} reads what would be changed",
-    "graph-output": "{who} delivers what would be changed",
-    "subgraph-capture": "{who} reads what would be changed",
-    "not-worthwhile": "exact, but the result would cost as much as it saves",
+AFFINE: Mapping[Direction, Mapping[str, str]] = {
+    "pull": {
+        "foreign-reader": "{who} reads the value, too, and would see it changed",
+        "graph-output": "{who} delivers the value, too",
+        "subgraph-capture": "{who} reads the value, too",
+        "opaque-producer": "{who}, of which it cannot become a part",
+        "not-worthwhile": "exact, but the result would cost as much as it saves",
+    },
+    "push": {
+        "foreign-reader": "{who}, of which it cannot become a part",
+        "graph-output": "{who}",
+        "subgraph-capture": "{who}, which reads the value inside",
+        "not-worthwhile": "exact, but the result would cost as much as it saves",
+    },
 }
 OTHERWISE = "{site}: on its way up stands {who}"
 
@@ -48,8 +57,12 @@ def explain(plan: Plan, goal: Goal, facts: Facts) -> Refusal:
 
 def explain_affine(norm: Norm, tried: Sequence[tuple[Plan, Goal]], facts: Facts) -> Refusal:
     """The refusal of a constant Affine, which could move neither up nor down."""
+    if not tried:
+        return Refusal(norm.name, "unknown-shape", f"{_site(norm)}: the rank of its output could not be found")
     ways = {plan.direction: obstacle(plan, goal, facts) for plan, goal in tried}
-    clauses = [f"{WAYS[way]}, {AFFINE.get(reason, '{who}').format(who=who)}" for way, (reason, who) in ways.items()]
+    clauses = [
+        f"{WAYS[way]}, {AFFINE[way].get(reason, '{who}').format(who=who)}" for way, (reason, who) in ways.items()
+    ]
     # What stands above an Affine is often just where its input comes from; then what is below says more.
     chosen = next((reason_id for reason_id, _ in ways.values() if reason_id != "opaque-producer"), "opaque-producer")
     return Refusal(norm.name, chosen, f"{_site(norm)}: {'; '.join(clauses)}")
@@ -62,6 +75,11 @@ def _site(norm: Norm) -> str:
 def obstacle(plan: Plan, goal: Goal, facts: Facts) -> tuple[str, str]:
     """The nearest thing on the way of `goal` that could not give: its reason id, and what it is."""
     found = plan.discovery
+    border = next(
+        (node for node, step in _reached(found, goal) if found.direction == "push" and _is_border(step)), None
+    )
+    if border is not None:
+        return "zero-padding", f"{border.op_type} `{border.name}`, at whose zero padding another shift would be needed"
     blocked: Blocked | None = None
     foreign: Foreign | None = None
     for value in outwards(found, goal.value):
@@ -82,6 +100,12 @@ def obstacle(plan: Plan, goal: Goal, facts: Facts) -> tuple[str, str]:
     else:
         reason_id, who = "not-worthwhile", ""
     return reason_id, who
+
+
+def _is_border(step: Step) -> bool:
+    """Whether a shift that was the same at every position comes out as one that is not."""
+    before = {axis for a_map in step.inputs.values() for axis in a_map.axes()}
+    return any(a_map.shifts and len(a_map.axes()) > max(1, len(before)) for a_map in step.outputs.values())
 
 
 def _reached(found: Discovery, goal: Goal) -> Iterator[tuple[ir.Node, Step]]:

@@ -29,6 +29,9 @@ class Change:
 
     norms: dict[Norm, Norm] = field(default_factory=dict)
     values: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    copies: dict[ir.Value, ir.Value] = field(
+        default_factory=dict
+    )  # constants that are read as they were, and their copies
     inserted: dict[ir.Value, ir.Value] = field(default_factory=dict)
     restored: dict[ir.Value, ir.Value] = field(default_factory=dict)  # push: what stands for the old form, to be read
 
@@ -56,6 +59,7 @@ def apply(plan: Plan, facts: Facts, *, eager: bool = True) -> Change:
     for goal in plan.goals:
         change.norms[goal.norm] = _rebuild(plan, goal, emitter, change)
     drop_replaced(replaced, facts)
+    change.copies.update(replaced.copies)
     _audit(plan, change, facts)
     return change
 
@@ -173,6 +177,10 @@ def _delivered(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
     if producer is None or source.is_graph_output() or producer.graph is not norm.nodes[-1].graph:
         return [emitter.node("Identity", [source], f"{norm.name}/identity", norm.output)]
     source.name, norm.output.name = norm.output.name, None
+    source.type, source.shape = norm.output.type or source.type, norm.output.shape or source.shape
+    source.doc_string = norm.output.doc_string or source.doc_string
+    source.metadata_props.update(norm.output.metadata_props)
+    source.meta.update(norm.output.meta)
     return []
 
 

@@ -32,6 +32,8 @@ from normswap.refusals import explain
 from normswap.scene import Goal, Scene
 from normswap.views import of_operator
 
+# A copy of a shared constant that takes fewer bytes than this is not worth a line in the ledger: biases are smaller.
+TOLD = 1 << 12
 Planner = Callable[[Scene, Sequence[Goal]], Plan]
 
 
@@ -178,6 +180,11 @@ def move(
     error = max((obligation.error for obligation in obligations), default=0.0)
     proof = Proof(len(obligations), error)
     session.rewrites += [Rewrite(goal.norm.name, rule, True, proof, _detail(session, goal)) for goal in plan.goals]
+    for old, copy in change.copies.items():
+        size = 0 if copy.const_value is None else copy.const_value.nbytes
+        if size >= TOLD:
+            detail = f"`{old.name}` is read by others, too: the copy takes {size:,} bytes"
+            session.rewrites.append(Rewrite(copy.name or "", f"{rule}/copy", True, proof, detail))
     for value, new in change.inserted.items():
         behind = f"behind `{names[value]}`"
         session.rewrites.append(Rewrite(new.name or "", f"{rule}/explicit", True, proof, behind))

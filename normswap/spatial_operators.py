@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from normswap.arrays import Array, attribute_float, floats, given
+from normswap.arrays import Array, Floats, attribute, attribute_float, floats, given
 
 
 def clip(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
@@ -49,15 +49,83 @@ def global_max_pool(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array
     return [x.max(axis=tuple(range(2, x.ndim)), keepdims=True)]
 
 
+def max_pool(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
+    """MaxPool and the places of its maxima; onnx's operator takes the padding of one axis for that of another."""
+    x = floats(arrays[0])
+    values, _ = _windows(node, x, -np.inf)
+    flat = values.reshape(*values.shape[: x.ndim], -1)
+    if len(node.outputs) < 2:
+        return [flat.max(axis=-1)]
+    by_columns = bool(attribute(node, "storage_order", 0))
+    number = np.arange(np.prod(x.shape[2:])).reshape(x.shape[2:], order="F" if by_columns else "C")
+    planes = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * (x.ndim - 2)) * number.size
+    places, _ = _windows(node, (planes + number).astype(np.float64), -1.0)
+    chosen = np.take_along_axis(places.reshape(flat.shape), flat.argmax(axis=-1)[..., None], axis=-1)
+    return [flat.max(axis=-1), chosen[..., 0].astype(np.int64)]
+
+
 def average_pool(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:
-    """AveragePool by onnx's operator, which where it is told not to pad (VALID) forgets the dilations."""
-    written = list(ir.serde.serialize_node(node).attribute)
-    automatic = node.attributes.get("auto_pad")
-    if automatic is not None and automatic.as_string() == "VALID":
-        written = [attribute for attribute in written if attribute.name not in ("auto_pad", "pads")]
-    alone = onnx.helper.make_node("AveragePool", ["x"], ["y"])
-    alone.attribute.extend(written)
-    return list(ReferenceEvaluator(alone).run(None, {"x": given(arrays[0])}))
+    """AveragePool; onnx's operator forgets the dilations where it is told not to pad (VALID)."""
+    x = floats(arrays[0])
+    values, counted = _windows(node, x, 0.0)
+    axes = tuple(range(x.ndim, values.ndim))
+    return [values.sum(axis=axes) / counted.sum(axis=axes)]
+
+
+def _windows(node: ir.Node, x: Floats, around: float) -> tuple[Floats, Floats]:
+    """What a pool sees at each place, taps last, with `around` beside the data; and which of it an average counts.
+
+    `ceil_mode` adds a last window that reaches beyond the padding, but none that would begin there.
+    """
+    kernel = list(node.attributes["kernel_shape"].as_ints())
+    ones = [1] * len(kernel)
+    strides, dilations = _integers(node, "strides", ones), _integers(node, "dilations", ones)
+    spans = [dilation * (taps - 1) + 1 for taps, dilation in zip(kernel, dilations, strict=True)]
+    pads = _padding(node, x.shape[2:], spans, strides)
+    widths = [(0, 0), (0, 0)]
+    for size, (begin, end), span, stride in zip(x.shape[2:], pads, spans, strides, strict=True):
+        over = (size + begin + end - span) % stride if attribute(node, "ceil_mode", 0) else 0
+        last = size + begin + end - span - over + stride
+        widths.append((begin, end + (stride - over if over and last < size + begin else 0)))
+    padded = np.pad(x, widths, constant_values=around)
+    inner = np.ones((1, 1, *x.shape[2:]))
+    counts = float(bool(attribute(node, "count_include_pad", 0)))
+    known = np.pad(inner, [(0, 0), (0, 0), *pads], constant_values=counts)
+    beyond = [(0, all_of - here) for all_of, here in zip(padded.shape[2:], known.shape[2:], strict=True)]
+    counted = np.pad(known, [(0, 0), (0, 0), *beyond])
+
+    def seen(array: Floats) -> Floats:
+        axes = tuple(range(2, array.ndim))
+        views = np.lib.stride_tricks.sliding_window_view(array, spans, axes)
+        steps = (slice(None, None, stride) for stride in strides)
+        taps = (slice(None, None, dilation) for dilation in dilations)
+        return np.asarray(views[(slice(None), slice(None), *steps, *taps)])
+
+    return seen(padded), seen(counted)
+
+
+def _padding(
+    node: ir.Node, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
+    """What is put before and after the data along each spatial axis."""
+    found = node.attributes.get("auto_pad")
+    automatic = "NOTSET" if found is None else found.as_string()
+    if automatic == "VALID":
+        return [(0, 0)] * len(sizes)
+    if automatic in ("SAME_LOWER", "SAME_UPPER"):
+        totals = [
+            max((-(-size // stride) - 1) * stride + span - size, 0)
+            for size, span, stride in zip(sizes, spans, strides, strict=True)
+        ]
+        halves = [(total // 2, total - total // 2) for total in totals]
+        return halves if automatic == "SAME_UPPER" else [(end, begin) for begin, end in halves]
+    written = _integers(node, "pads", [0] * (2 * len(sizes)))
+    return list(zip(written[: len(sizes)], written[len(sizes) :], strict=True))
+
+
+def _integers(node: ir.Node, name: str, default: Sequence[int]) -> list[int]:
+    found = node.attributes.get(name)
+    return list(default if found is None else found.as_ints())
 
 
 def resize(node: ir.Node, arrays: Sequence[Array | None]) -> list[Array]:

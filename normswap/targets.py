@@ -68,7 +68,7 @@ def _layer_norm_sites(session: Session) -> dict[str, str]:
 
 def _affine_sites(session: Session) -> dict[str, str]:
     """Everything with a constant gain or bias, and weights that are computed from constants."""
-    norms = [norm for norm in (*session.norms, *session.affines) if has_affine(norm)]
+    norms = [norm for norm in (*session.norms, *session.affines) if has_affine(norm) or norm.kind == "BatchNorm"]
     computed = {weight.value.name or "": weight.name for weight in session.computed_weights()}
     return {**{norm.output.name or "": norm.name for norm in norms}, **computed}
 

@@ -43,6 +43,10 @@ RULES = {
     "shift-down": "bias moved down into weights",
     "affine-up/explicit": "Mul or Add inserted where no weight can absorb it",
     "affine-down/explicit": "Mul or Add inserted where no weight can absorb it",
+    "affine-up/copy": "shared weight copied",
+    "affine-down/copy": "shared weight copied",
+    "scale-up/copy": "shared weight copied",
+    "scale-down/copy": "shared weight copied",
     "combine": "Affine written in fewer operators",
     "merge": "parallel linear operators became one",
     "dead-branch": "branch that adds zero removed",
@@ -142,7 +146,7 @@ def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
     proofs = f"{_counted(obligations, 'proof')}, largest relative error {error:.1g}"
     meaning = RULES.get(rule) or RULES.get(rule.partition("/")[0])
     words = f"{rule}: {meaning}" if meaning else rule
-    if rule.endswith("/explicit"):  # a part of the plan that its line above has counted the proofs of
+    if rule.endswith(("/explicit", "/copy")):  # a part of the plan that its line above has counted the proofs of
         return words
     return f"{words}; {'exact' if exact else 'approximate'} ({proofs})"
 
@@ -200,7 +204,7 @@ def _site(names: Sequence[str], sentence: str, *, verbose: bool) -> str:
     """`sentence` after the names of its sites, unless it names the only one itself."""
     shown = names if verbose else names[:SHOWN]
     more = f" and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
-    if len(names) == 1 and names[0] in sentence:
+    if len(names) == 1 and f"`{names[0]}`" in sentence:
         return sentence
     return ": ".join(part for part in (", ".join(shown) + more, sentence) if part)
 

@@ -30,15 +30,15 @@ def show_inspection(out: Console, inspection: Inspection, *, verbose: bool) -> N
         for norm in inspection.norms if verbose else ():
             line(out, f"{norm.kind} {norm.name}", indent=INDENT)
     else:
-        line(out, "no norms")
+        line(out, "no norms" if not inspection.unrecognized else "no norms that could be read")
     for target in dict.fromkeys(target for norm in inspection.norms for target in norm.can):
         answers = [(norm.name, norm.can[target]) for norm in inspection.norms if target in norm.can]
         refused = [
             Refusal(name, answer["reason_id"], answer["reason"])
             for name, answer in answers
-            if not answer["exact"] and answer["reason_id"] != "already"
+            if answer["reason_id"] not in ("", "already")
         ]
-        refusals(out, f"cannot become {target}", refused, verbose=verbose)
+        refusals(out, f"cannot become {target}, or not wholly", refused, verbose=verbose)
     _conditioning(out, inspection.norms, verbose=verbose)
     unrecognized = [Refusal(row.node, row.reason_id, row.reason) for row in inspection.unrecognized]
     refusals(out, "not recognized", unrecognized, verbose=verbose)
@@ -92,7 +92,9 @@ def _norm_cells(norm: NormRow) -> tuple[str, ...]:
         for part, origin in (("gain", norm.scale), ("bias", norm.bias))
         if origin != "none"
     )
-    exact = ", ".join(target for target, answer in norm.can.items() if answer["exact"])
+    exact = ", ".join(
+        f"{target} in part" if answer["reason_id"] else target for target, answer in norm.can.items() if answer["exact"]
+    )
     others = (f"not {target}: {answer['reason_id']}" for target, answer in norm.can.items() if not answer["exact"])
     can = "; ".join(part for part in (exact, *others) if part)
     return kind, axes, size, f"{norm.epsilon:.3g}", affine, norm.spelling, can

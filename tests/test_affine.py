@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 import normswap
 from normswap.session import Session
-from tests.graphs import filled, parsed
+from tests.graphs import filled, parsed, with_weights
 
 SCALED = """
 <ir_version: 10, opset_import: ["": 18]>
@@ -117,3 +117,13 @@ def test_what_a_chain_computes_is_its_gain_and_bias() -> None:
     assert norm.bias is not None
     expected = ReferenceEvaluator(proto).run(None, {"x": x})[0]
     np.testing.assert_allclose(x * norm.gain.array + norm.bias.array, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_gain_of_a_norm_is_not_also_a_line_beside_a_batch_norm():
+    text = """main (double[N,6,4] x) => (double[N,6,4] y) <double eta, double eps = {0.5}, int64[1] last = {-1},
+        double[6] s, double[6] b, double[6] m, double[6] v> {
+        q = Mul(x, x) a = ReduceMean(q, last) e = Add(a, eps) r = Sqrt(e) z = Div(x, r) [rms] g = Mul(z, eta)
+        [bn] k = BatchNormalization(z, s, b, m, v) y = Add(g, k) }"""
+    model = with_weights(parsed(text, 18), v=np.full(6, 2.0), eta=3.0)
+    session = Session.of(ir.from_proto(model), proving=False)
+    assert {norm.name: norm.kind for norm in (*session.norms, *session.affines)} == {"rms": "RMSNorm", "bn": "BatchNorm"}

@@ -356,10 +356,11 @@ def test_output_that_the_locale_cannot_write(tmp_path: Path, gpt2: Path) -> None
 def test_inspect(gpt2: Path) -> None:
     result = run("inspect", gpt2)
     assert result.exit_code == 0, result.stderr
-    row = next(line for line in result.stdout.splitlines() if "LayerNorm" in line)
-    assert row.split()[0] == "5"
-    assert "1e-05" in row
-    assert max(map(len, result.stdout.splitlines()[1:])) <= 80
+    rows = [line for line in result.stdout.splitlines() if "LayerNorm" in line and "1e-05" in line]
+    assert [row.split()[0] for row in rows] == ["4", "1"]
+    assert rows[0].endswith("rmsnorm, folded        ")
+    assert rows[1].endswith("rmsnorm, folded in part")  # the head has no bias
+    assert max(map(len, result.stdout.splitlines()[1:7])) <= 80
 
 
 def test_inspect_json(gpt2: Path) -> None:

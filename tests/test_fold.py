@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import normswap
@@ -430,3 +432,63 @@ def test_a_norm_that_is_left_out_takes_nothing_in() -> None:
     assert folded(model, exclude="second").model == model
     assert folded(model, only="first").model == model
     assert operators(folded(model)) == ["Tanh", "BatchNormalization", "Relu"]
+
+
+def test_an_output_that_a_weight_delivers_now_keeps_its_type_and_what_is_said_of_it(tmp_path: Path) -> None:
+    """Converted from a file, the result is the model in memory, whose output was the BatchNormalization's."""
+    text = """main (float[N,4,H,W] x) => (float[N,4,H,W] y) <float[4,4,1,1] w, float[4] s, float[4] b, float[4] m, float[4] v> {
+        h = Conv(x, w) y = BatchNormalization(h, s, b, m, v) }"""
+    model = with_weights(parsed(text), v=np.ones(4))
+    model.graph.quantization_annotation.add(tensor_name="y").quant_parameter_tensor_names.add(key="SCALE", value="w")
+    onnx.save(model, tmp_path / "model.onnx")
+    result = normswap.convert(tmp_path / "model.onnx", "folded")
+    assert isinstance(result.model, ir.Model)
+    assert result.check is not None
+    assert result.check.verdict == "pass"
+    assert ir.to_proto(result.model).graph.output[0].type == model.graph.output[0].type
+    result.save(tmp_path / "out.onnx")
+    saved = onnx.load(tmp_path / "out.onnx").graph
+    assert [node.op_type for node in saved.node] == ["Conv"]
+    assert (saved.output, saved.quantization_annotation) == (model.graph.output, model.graph.quantization_annotation)
+
+
+def test_a_large_float32_weight_that_would_overflow_is_refused_before_it_is_written() -> None:
+    text = """main (float[1,512,1,1] x) => (float[1,512,1,1] y) <float[512,512,1,1] w, float[512] s, float[512] b, float[512] m, float[512] v> {
+        h = Conv(x, w) y = BatchNormalization(h, s, b, m, v) }"""
+    model = with_weights(parsed(text), v=np.ones(512), s=np.full(512, 3e38))
+    result = normswap.convert(model, "folded", check=False)
+    assert "not-finite" in reasons(result).values()
+    assert isinstance(result.model, onnx.ModelProto)
+    assert all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in result.model.graph.initializer)
+
+
+def test_patterns_may_name_what_an_earlier_target_folded_away() -> None:
+    text = UP["Conv 1-D"][0].replace("h = Conv", "[conv] h = Conv").replace("k = Batch", "[bn] k = Batch")
+    result = normswap.convert(proto(text), ["folded", "weightnorm"], only=["bn", "conv"], check=False)
+    assert result.after.norms == {"WeightNorm": 1}
+
+
+def test_a_target_between_others_is_applied_each_time() -> None:
+    result = normswap.convert(proto(UP["Conv 1-D"][0]), ["folded", "weightnorm", "folded"], check=False)
+    assert result.after.norms == {}
+
+
+def test_a_batch_norm_that_changes_nothing_is_removed() -> None:
+    text = UP["Conv 1-D"][0].replace("BatchNormalization(", "BatchNormalization<epsilon = 0.0>(")
+    ones, zeros = np.ones(6), np.zeros(6)
+    result = folded(proto(text, bn_s=ones, bn_v=ones, bn_b=zeros, bn_m=zeros))
+    assert operators(result) == ["Conv", "Relu"]
+
+
+def test_a_mask_of_infinities_is_no_failure_of_a_proof() -> None:
+    text = f"""main (double[N,4,T] x) => (double[N,6,T] y) <double[6,4,1] w, double[6,1] mask, {B6}> {{
+        h = Conv(x, w) m = Add(h, mask) k = BatchNormalization(m, {applied("bn")}) y = Relu(k) }}"""
+    mask = np.asarray([0.0, 0.0, -np.inf, 0.0, 0.0, 0.0])[:, None]
+    result = normswap.convert(proto(text, mask=mask, bn_s=np.ones(6)), "folded", check=False)
+    assert "proof-failed" not in reasons(result).values()
+
+
+def test_an_output_is_not_delivered_without_its_gain_and_bias_even_if_it_may_change() -> None:
+    text = f"main (double[N,6,T] x) => (double[N,6,T] y) <{B6}> {{ y = BatchNormalization(x, {applied('bn')}) }}"
+    result = normswap.convert(proto(text), "folded", allow_changed_outputs="y", check=False)
+    assert operators(result) == ["BatchNormalization"]

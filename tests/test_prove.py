@@ -475,6 +475,16 @@ def test_who_reads_a_restored_value_has_nothing_to_prove() -> None:
     assert session.refused == []
 
 
+def test_a_goal_below_another_reads_what_that_one_restored() -> None:
+    text = """main (double[4,3,4,6] x) => (double[4,3,4] y) <double[4,1] r, double[6,2] w, double[3,1,1] g, double[2] v> {
+        a = Mul(x, r) p = MatMul(a, w) m = Mul(p, g) q = MatMul(m, v) y = Tanh(q) }"""
+    session = Session.of(ir.from_proto(parsed(text)))
+    found = goals.affine_goals(session.affines, session.facts, "push", "whole")
+    plan = move(session, plan_push, found, "down")
+    assert len(plan.goals) == len(plan.explicit) == 2
+    assert session.refused == []
+
+
 def test_what_has_nothing_to_do_with_a_mistake_moves_all_the_same(monkeypatch: Patch) -> None:
     text = """
         main (double[B,4] x) => (double[B,8] y, double[B,8] z)

@@ -30,6 +30,24 @@ CASES = {
         text("AveragePool<count_include_pad = 1, kernel_shape = [2, 3], pads = [1, 0, 1, 2]>(x)"),
         17,
     ),
+    "AveragePool that counts its padding, and a last window beyond it": (
+        text(
+            "AveragePool<ceil_mode = 1, count_include_pad = 1, kernel_shape = [3, 3], pads = [1, 0, 1, 1], strides = [2, 3]>(x)"
+        ),
+        17,
+    ),
+    "MaxPool, padded unevenly": (text("MaxPool<kernel_shape = [3, 3], pads = [0, 1, 0, 1]>(x)"), 17),
+    "MaxPool dilated, with a last window": (
+        text(
+            "MaxPool<ceil_mode = 1, dilations = [2, 1], kernel_shape = [2, 2], pads = [0, 1, 1, 0], strides = [2, 3]>(x)"
+        ),
+        17,
+    ),
+    "MaxPool to the same size": (
+        text('MaxPool<auto_pad = "SAME_UPPER", kernel_shape = [2, 3], strides = [1, 2]>(x)'),
+        17,
+    ),
+    "MaxPool from below": (text('MaxPool<auto_pad = "SAME_LOWER", kernel_shape = [2, 2]>(x)'), 17),
     "Clip between": (text("Clip(x, low, high)", constants="float low = {-0.5}, float high = {0.5}"), 17),
     "Clip where bounds cross": (text("Clip(x, low, high)", constants="float low = {0.5}, float high = {-0.5}"), 17),
     "Clip from above": (text("Clip(x, , high)", constants="float high = {0.5}"), 17),
@@ -65,3 +83,13 @@ def test_it_is_what_onnxruntime_computes(graph: str, opset: int) -> None:
     (found,) = reference.run(node, operands, opset)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < AGREEMENT
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_the_places_of_maxima_are_those_of_onnxruntime(order: int) -> None:
+    call = f"MaxPool<kernel_shape = [2, 3], pads = [1, 0, 0, 2], storage_order = {order}, strides = [1, 2]>(x)"
+    proto = parsed(text(call).replace("N] y)", "N] y, int64[O,P,Q,R] places)").replace("y = Max", "y, places = Max"))
+    x = drawn("x", (1, 2, 5, 6)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})
+    found = reference.run(next(iter(ir.from_proto(proto).graph)), [x], 17)
+    assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))

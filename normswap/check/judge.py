@@ -222,7 +222,12 @@ def _reason(verdict: str, outputs: Sequence[OutputResult], varying: Sequence[str
             return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "") + seen
         return "no output was judged" if not judged else "no output depends on the inputs that were tried"
     ratios = [o.rmse_ratio for o in judged if o.rmse_ratio is not None]
-    worst = f": at most {max(ratios):.2f} times its error, where {rules.FACTOR:g} are allowed" if ratios else ""
+    worst = ""
+    if ratios:
+        allowed = f"where {rules.FACTOR:g} are allowed"
+        if max(ratios) > rules.FACTOR:
+            allowed = "which is within what rounding its outputs may make"
+        worst = f": at most {max(ratios):.2f} times its error, {allowed}"
     return f"about as close to the float64 truth as the original{worst}; {runs}"
 
 

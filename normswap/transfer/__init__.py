@@ -88,6 +88,14 @@ def transfer(request: Request) -> Step | Blocked:
     if function is None:
         return Blocked("opaque-producer" if request.pulls else "foreign-reader", f"{node.op_type} `{node.name}`")
     answer = function(request)
+    replaceable = next(
+        (value for value in node.inputs if value is not None and request.facts.is_overridable(value)), None
+    )
+    if isinstance(answer, Blocked) and replaceable is not None:
+        return Blocked(
+            "overridable-initializer",
+            f"{node.op_type} `{node.name}` with `{replaceable.name}`, which the caller may replace",
+        )
     if isinstance(answer, Step) and any(_stays_quantized(request, index, m) for index, m in answer.constants.items()):
         return Blocked("quantized-weights", f"{node.op_type} `{node.name}`, whose weight is stored quantized")
     return answer

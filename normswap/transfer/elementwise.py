@@ -20,6 +20,12 @@ from normswap.maps import Deferred, Map
 from normswap.reference import Floats
 from normswap.transfer.step import Blocked, Request, Step, fit, labels, rows
 
+LEAST_BITS = 16  # a cast to a type of fewer rounds so coarsely, in so small a range, that a scale does not pass it
+
+
+# What gates are made by: nothing can be moved further up there.
+GATES = frozenset({"HardSigmoid", "Sigmoid", "Softmax", "Tanh"})
+
 
 def add(request: Request) -> Step | Blocked:
     """Add, Sub and Sum."""
@@ -129,11 +135,20 @@ def _absorber(request: Request) -> Step | None:
     dims = None if index is None else request.dims(index)
     if index is None or dims is None or isinstance(scale, Blocked):
         return None
-    if all(size == 1 for size in dims) or isinstance(fit(scale, dims), Blocked):
+    if all(size == 1 for size in dims) and not _scales_gate(request, index):
+        return None
+    if isinstance(fit(scale, dims), Blocked):
         return None
     ends = {} if request.at is None else {request.at: request.map}
     outputs = {0: request.map} if request.pulls else {}
     return Step(inputs=ends, outputs=outputs, constants={index: scale}, cut=rows(request, (0, 1)))
+
+
+def _scales_gate(request: Request, index: int) -> bool:
+    """Whether one number scales what no map can pass, so that another number may become a part of it."""
+    gate = request.value(1 - index)
+    producer = None if gate is None else gate.producer()
+    return request.pulls and not request.map.axes() and producer is not None and producer.op_type in GATES
 
 
 def _broad(shift: Floats | Deferred, rank: int) -> Floats:
@@ -197,6 +212,8 @@ def same_everywhere(request: Request) -> Step | Blocked:
         types = (facts.dtype(source), facts.dtype(node.outputs[0]))
         if any(dtype is None or not dtype.is_floating_point() for dtype in types):
             return Blocked("opaque-producer", "a cast to or from integers")
+        if any(dtype is not None and dtype.bitwidth < LEAST_BITS for dtype in types):
+            return Blocked("opaque-producer", "a cast to or from so few bits that it quantizes")
     if node.op_type == "Dropout" and not _is_inference(request):
         return Blocked("training-mode", "a dropout in training mode")
     here, there = request.map, request.map

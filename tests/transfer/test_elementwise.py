@@ -143,6 +143,8 @@ BLOCKS = {
     "Div push denominator": (Case(two("Div"), SCALE, 1), "does-not-commute"),
     "Cast to integers": (Case(one("Cast<to = 7>", result="int64"), CENTER), "opaque-producer"),
     "Cast from integers": (Case(one("Cast<to = 11>", "int64"), CENTER), "opaque-producer"),
+    "Cast to eight bits": (Case(one("Cast<to = 17>", result="float8e4m3fn"), SCALE, opset=19, ir_version=9), "opaque-producer"),
+    "Cast from eight bits": (Case(one("Cast<to = 11>", "float8e4m3fn"), SCALE, opset=19, ir_version=9), "opaque-producer"),
     "Dropout in training": (Case(TRAINING, CENTER), "training-mode"),
     "Dropout that may be in training": (Case(UNKNOWN_TRAINING, CENTER), "training-mode"),
     "Where pull center past a mask along the axis": (Case(where("B,S,8"), CENTER), "does-not-commute"),
