@@ -1,4 +1,6 @@
-"""The `light_*` models inside the onnx package, with weights: `python models/light.py` lists them.
+"""The `light_*` models inside the onnx package, with weights: `python -m models.light` lists them.
+
+`python -m models.light NAME FILE` writes one. The fills are initializers there: it has fewer nodes than the original.
 
 They are ImageNet classifiers whose weights the package has replaced by fills of one constant. Here each weight is drawn
 from a seed, and the statistics of every BatchNorm are measured on a random image, so that no activation explodes,
@@ -7,6 +9,7 @@ vanishes or is the same in all channels.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,7 +149,10 @@ def _measure_statistics(model: onnx.ModelProto) -> None:
 
 
 def main() -> None:
-    """The models, with their BatchNorms."""
+    """Write the model that is named, or list them all with their BatchNorms."""
+    if len(sys.argv) == 3:
+        onnx.save(filled(sys.argv[1]), sys.argv[2])
+        return
     for name in names():
         model = onnx.load(FOLDER / f"{PREFIX}{name}.onnx")
         print(f"{name:16} {len(model.graph.node):5} nodes  {len(batch_norms(model)):4} BatchNorm")

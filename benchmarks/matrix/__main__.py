@@ -93,7 +93,9 @@ def printed(cases: Sequence[Case], columns: Sequence[Column]) -> str:
     for expected, title in (("folded", "can be folded"), ("left", "must stay")):
         group = [case for case in cases if case.expected == expected]
         counts = [Counter(_word(column, case) for case in group) for column in columns]
-        sums += [[f"{word}, of {len(group)} that {title}", *(str(found[word]) for found in counts)] for word in WORDS]
+        for word in WORDS:
+            row = [str(found[word]) if column.cells else "" for column, found in zip(columns, counts, strict=True)]
+            sums.append([f"{word}, of {len(group)} that {title}", *row])
     return "\n\n".join([*parts, f"### Sums\n\n{table(header, sums)}"])
 
 
