@@ -55,7 +55,7 @@ def affine_goals(
         split = _split(norm, direction, part)
         if split is not None:
             scale, shift, remaining = split
-            parts = (None if part is None else maps.narrowed(part) for part in (scale, shift))
+            parts = (None if array is None else maps.narrowed(array) for array in (scale, shift))
             a_map = maps.affine(rank, *parts)
             if not a_map.is_identity:
                 found.append(goal(norm, a_map, affine_price(norm, part, facts), remaining, direction))

@@ -122,8 +122,11 @@ def test_what_a_chain_computes_is_its_gain_and_bias() -> None:
 def test_the_gain_of_a_norm_is_not_also_a_line_beside_a_batch_norm():
     text = """main (double[N,6,4] x) => (double[N,6,4] y) <double eta, double eps = {0.5}, int64[1] last = {-1},
         double[6] s, double[6] b, double[6] m, double[6] v> {
-        q = Mul(x, x) a = ReduceMean(q, last) e = Add(a, eps) r = Sqrt(e) z = Div(x, r) [rms] g = Mul(z, eta)
+        q = Mul(x, x) a = ReduceMean(q, last) e = Add(a, eps) r = Sqrt(e) d = Div(x, r) z = Dropout(d) [rms] g = Mul(z, eta)
         [bn] k = BatchNormalization(z, s, b, m, v) y = Add(g, k) }"""
     model = with_weights(parsed(text, 18), v=np.full(6, 2.0), eta=3.0)
     session = Session.of(ir.from_proto(model), proving=False)
-    assert {norm.name: norm.kind for norm in (*session.norms, *session.affines)} == {"rms": "RMSNorm", "bn": "BatchNorm"}
+    assert {norm.name: norm.kind for norm in (*session.norms, *session.affines)} == {
+        "rms": "RMSNorm",
+        "bn": "BatchNorm",
+    }

@@ -240,6 +240,13 @@ def test_a_gain_of_ones_and_a_bias_of_zeros_are_nothing_to_move(norm: str) -> No
     assert result.refused == ()
 
 
+def test_what_was_left_of_an_affine_and_then_taken_into_another_is_not_looked_for() -> None:
+    text = f"""main (double[3,1,T] x) => (double[3,1,T] y) <double[3,1,1] a, double[3,1,1] b, double[3,1,1] c, {batch_norm("bn", 1)}> {{
+        h = Tanh(x) s = Sub(h, a) k = BatchNormalization(s, {applied("bn")}) d = Div(k, b) y = Sub(d, c) }}"""
+    result = folded(proto(text))
+    assert operators(result) == ["Tanh", "Mul", "Add"]
+
+
 def test_an_affine_is_what_its_numbers_are_along_not_its_shape() -> None:
     text = """main (double[N,6,4] x) => (double[N,8,4] y) <double[8,3,1] w, double[4] row, double[6,1] g, double[6,4] c> {
         m = Mul(x, g) a = Add(m, c) r = Mul(a, row) y = Conv<group = 2>(r, w) }"""

@@ -82,7 +82,9 @@ def row(path: Path) -> Row:
 
 def test_every_small_model_has_a_row() -> None:
     described = rows("Exported")
-    assert {f"{name}.onnx" for name in GOLDEN} == {name for name in SMALL if "BatchNorm" not in described[name]["norms"]}
+    assert {f"{name}.onnx" for name in GOLDEN} == {
+        name for name in SMALL if "BatchNorm" not in described[name]["norms"]
+    }
 
 
 @small

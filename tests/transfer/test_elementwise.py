@@ -88,7 +88,9 @@ PASSES = {
     "Mul push past a vector": Case(two("Mul", right="8", constants="b"), scale_and_shift(3, 2, 8), 0),
     "Mul push past a value per token": Case(two("Mul", right="B,S,1"), CENTER, 0),
     "Mul push past a larger rank": Case(two("Mul", right="2,1,1,1", constants="b").replace("K,L", "J,K,L"), ALL, 0),
-    "Mul push past a long column": Case(two("Mul", left="1,8", right="24,1", constants="b").replace("K,L", "K"), shift(2, 1, 8), 0),
+    "Mul push past a long column": Case(
+        two("Mul", left="1,8", right="24,1", constants="b").replace("K,L", "K"), shift(2, 1, 8), 0
+    ),
     "Mul push from one number per token": Case(two("Mul", left="B,S,1"), uniform(3, -2.0), 0),
     "Mul pull scale to a vector": Case(two("Mul", right="8", constants="b"), SCALE),
     "Mul pull scale to a vector on the left": Case(two("Mul", left="8", constants="a"), SCALE),
@@ -143,8 +145,14 @@ BLOCKS = {
     "Div push denominator": (Case(two("Div"), SCALE, 1), "does-not-commute"),
     "Cast to integers": (Case(one("Cast<to = 7>", result="int64"), CENTER), "opaque-producer"),
     "Cast from integers": (Case(one("Cast<to = 11>", "int64"), CENTER), "opaque-producer"),
-    "Cast to eight bits": (Case(one("Cast<to = 17>", result="float8e4m3fn"), SCALE, opset=19, ir_version=9), "opaque-producer"),
-    "Cast from eight bits": (Case(one("Cast<to = 11>", "float8e4m3fn"), SCALE, opset=19, ir_version=9), "opaque-producer"),
+    "Cast to eight bits": (
+        Case(one("Cast<to = 17>", result="float8e4m3fn"), SCALE, opset=19, ir_version=9),
+        "opaque-producer",
+    ),
+    "Cast from eight bits": (
+        Case(one("Cast<to = 11>", "float8e4m3fn"), SCALE, opset=19, ir_version=9),
+        "opaque-producer",
+    ),
     "Dropout in training": (Case(TRAINING, CENTER), "training-mode"),
     "Dropout that may be in training": (Case(UNKNOWN_TRAINING, CENTER), "training-mode"),
     "Where pull center past a mask along the axis": (Case(where("B,S,8"), CENTER), "does-not-commute"),
