@@ -134,6 +134,12 @@ def narrowed(array: Floats) -> Floats:
     return array
 
 
+def trimmed(a_map: Map) -> Map:
+    """The same map, which looks at no axis without need; a deferred shift is not looked into, nor are groups."""
+    shift = a_map.shift if isinstance(a_map.shift, Deferred) else narrowed(a_map.shift)
+    return Map(a_map.group, narrowed(a_map.scale), shift)
+
+
 def _aligned(array: Floats, rank: int) -> Floats:
     return np.asarray(array, dtype=np.float64).reshape((1,) * (rank - array.ndim) + array.shape)
 

@@ -82,7 +82,8 @@ def drop_replaced(replaced: Replaced, facts: Facts) -> None:
             name = old.name
             assert name is not None
             del graph.initializers[name]
-            del graph.initializers[new.name or ""]
+            if graph.initializers.pop(new.name or "", None) is None:
+                continue  # nobody reads the new one either: the norm behind it was dead, and is gone
             for use in list(old.uses()):  # other names, which nobody reads any more either
                 use.node.replace_input_with(use.idx, new)
             new.name = name

@@ -7,7 +7,9 @@ function and one row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from normswap import maps
 from normswap.maps import Map
 from normswap.quantized import is_quantized, on_scales
 from normswap.reference import ONNX_DOMAINS
@@ -98,7 +100,16 @@ def transfer(request: Request) -> Step | Blocked:
         )
     if isinstance(answer, Step) and any(_stays_quantized(request, index, m) for index, m in answer.constants.items()):
         return Blocked("quantized-weights", f"{node.op_type} `{node.name}`, whose weight is stored quantized")
-    return answer
+    return _trimmed(answer) if isinstance(answer, Step) else answer
+
+
+def _trimmed(step: Step) -> Step:
+    """The step with maps that look at no axis without need: behind a factor of zero, say, no shift is left."""
+    inputs = {index: maps.trimmed(a_map) for index, a_map in step.inputs.items()}
+    outputs = {position: maps.trimmed(a_map) for position, a_map in step.outputs.items()}
+    return replace(
+        step, inputs=inputs, outputs={place: a_map for place, a_map in outputs.items() if not a_map.is_identity}
+    )
 
 
 def _stays_quantized(request: Request, index: int, a_map: Map) -> bool:

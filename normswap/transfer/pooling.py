@@ -96,8 +96,14 @@ def _integers(node: ir.Node, name: str, default: Sequence[int]) -> Sequence[int]
 
 
 def _window(request: Request) -> dict[int, Shape]:
-    """An input with two output positions along each spatial axis, or a few more if the padding alone fills a window."""
-    node = request.node
+    """An input with two output positions along each spatial axis, or a few more if the padding alone fills a window.
+
+    As much of a stride is left over as in the model, on which what SAME pads and what `ceil_mode` adds depend.
+    """
+    node, value = request.node, request.value(0)
+    shape = None if value is None else request.facts.shape(value)
+    if shape is None:
+        return {}
     kernel = _integers(node, "kernel_shape", [])
     ones = [1] * len(kernel)
     strides, dilations = _integers(node, "strides", ones), _integers(node, "dilations", ones)
@@ -105,5 +111,6 @@ def _window(request: Request) -> dict[int, Shape]:
     positions = {0: 1, 1: 2}
     for axis, (size, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
         reach = dilation * (size - 1) + 1 + stride
-        positions[axis + 2] = max(reach - pads[axis] - pads[axis + len(kernel)], stride + 1)
+        least = max(reach - pads[axis] - pads[axis + len(kernel)], stride + 1)
+        positions[axis + 2] = least + (shape[axis + 2] - least) % stride
     return small(request, positions)

@@ -226,6 +226,15 @@ MUTANTS: dict[str, tuple[Case, Callable[..., Step]]] = {
         BLOCKS["AveragePool push shift with padding counted"][0],
         as_it_is,
     ),
+    "a shift through an average that counts what it pads to the same size": (
+        Case(
+            pool(
+                "AveragePool", 'kernel_shape = [2, 2], strides = [3, 3], auto_pad = "SAME_LOWER"' + COUNTED, "B,8,7,10"
+            ),
+            scale_and_shift(4, 1, 8),
+        ),
+        as_it_is,
+    ),
     "a map along pooled positions": (
         Case(pool("AveragePool", "kernel_shape = [3, 1], pads = [1, 0, 1, 0]"), scale(4, 2, 6)),
         as_it_is,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from normswap.reasons import REASONS
-from normswap.transfer import TRANSFERS
-from tests.graphs import parsed, scenario
-from tests.steps import Case, blocks, center, passes
+from normswap.transfer import TRANSFERS, Request, Step, transfer
+from tests.graphs import parsed, scenario, with_weights
+from tests.steps import Case, blocks, center, passes, shift, uniform
 from tests.transfer import (
     test_attention,
     test_convolution,
@@ -119,3 +119,22 @@ def test_a_weight_that_is_computed_from_constants_is_a_constant() -> None:
             [n] y = MatMul(x, w)
         }"""
     assert passes(Case(text, center(3, 2, 8))).constants.keys() == {1}
+
+
+def test_behind_a_factor_of_zero_no_shift_is_left() -> None:
+    told = scenario(
+        with_weights(parsed("main (double[B,8] x) => (double[B,8] y) <double[8] z> { [n] y = Mul(x, z) }"), z=[0.0] * 8)
+    )
+    step = transfer(Request(told.node("n"), shift(2, 1, 8), 0, told.facts))
+    assert isinstance(step, Step)
+    assert step.inputs.keys() == {0}
+    assert step.outputs == {}
+
+
+def test_a_map_looks_at_no_axis_without_need() -> None:
+    told = scenario(
+        with_weights(parsed("main (double[B,8] x) => (double[B,8] y) <double[8] z> { [n] y = Mul(x, z) }"), z=[2.0] * 8)
+    )
+    step = transfer(Request(told.node("n"), uniform(2, shift=3.0), 0, told.facts))
+    assert isinstance(step, Step)
+    assert step.outputs[0].shift.shape == (1, 1)
