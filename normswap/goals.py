@@ -30,10 +30,15 @@ def selected(norm: Norm, sites: Sites) -> bool:
     return sites is None or norm.output.name in sites
 
 
+def is_read(norm: Norm) -> bool:
+    """Whether somebody reads what the norm makes. One that is dead stays, or it would take others along with it."""
+    return bool(norm.output.uses()) or norm.output.is_graph_output()
+
+
 def has_affine(norm: Norm) -> bool:
-    """Whether the norm scales or shifts; a gain of ones, which its operator may need, does neither."""
+    """Whether the norm scales or shifts what is read; a gain of ones, which its operator may need, does neither."""
     scales = norm.gain is not None and bool((norm.gain.array != 1).any())
-    return scales or (norm.bias is not None and bool(norm.bias.array.any()))
+    return is_read(norm) and (scales or (norm.bias is not None and bool(norm.bias.array.any())))
 
 
 def goal(norm: Norm, a_map: Map, price: int, remaining: Norm, direction: Direction) -> Goal:
@@ -50,7 +55,7 @@ def affine_goals(
     for norm in norms:
         rank = facts.rank(norm.output)
         statistics = norm.parts.center or norm.parts.root_mean_square
-        if rank is None or not selected(norm, sites) or (direction == "pull" and statistics):
+        if rank is None or not selected(norm, sites) or (direction == "pull" and statistics) or not is_read(norm):
             continue
         split = _split(norm, direction, part)
         if split is not None:
@@ -107,7 +112,7 @@ def combined_goals(norms: Sequence[Norm], facts: Facts) -> list[Goal]:
         remaining = replace(norm, kind="BatchNorm", epsilon=0.0) if _fits_batch_norm(norm, facts) else norm
         needed = 1 if remaining.kind == "BatchNorm" else (norm.gain is not None) + (norm.bias is not None)
         nothing = norm.gain is None and norm.bias is None  # a BatchNorm that happens to change no number
-        if nothing or (norm.kind == "Affine" and len(norm.nodes) > needed):
+        if is_read(norm) and (nothing or (norm.kind == "Affine" and len(norm.nodes) > needed)):
             found.append(goal(norm, maps.identity(facts.rank(norm.output) or 0), 1, remaining, "pull"))
     return found
 

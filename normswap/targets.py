@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from normswap.fold import fold, refuse_rest
-from normswap.goals import Sites, bias_goals, center_goals, has_affine, scale_goals, selected
+from normswap.goals import Sites, bias_goals, center_goals, has_affine, is_read, scale_goals, selected
 from normswap.ledger import Refusal
 from normswap.linear_weights import linear_weights
 from normswap.norm import Kind
@@ -68,7 +68,8 @@ def _layer_norm_sites(session: Session) -> dict[str, str]:
 
 def _affine_sites(session: Session) -> dict[str, str]:
     """Everything with a constant gain or bias, and weights that are computed from constants."""
-    norms = [norm for norm in (*session.norms, *session.affines) if has_affine(norm) or norm.kind == "BatchNorm"]
+    found = (norm for norm in (*session.norms, *session.affines) if is_read(norm))
+    norms = [norm for norm in found if has_affine(norm) or norm.kind == "BatchNorm"]
     computed = {weight.value.name or "": weight.name for weight in session.computed_weights()}
     return {**{norm.output.name or "": norm.name for norm in norms}, **computed}
 

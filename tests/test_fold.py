@@ -240,6 +240,14 @@ def test_a_gain_of_ones_and_a_bias_of_zeros_are_nothing_to_move(norm: str) -> No
     assert result.refused == ()
 
 
+def test_a_norm_that_nobody_reads_stays_and_takes_no_other_along() -> None:
+    text = f"""main (double[N,6] x) => (double[N,6] y) <double[6] g, double[6] b, double[6] c, {B6}> {{
+        y = Tanh(x) n = LayerNormalization(x, g, b) a = Add(n, c) k = BatchNormalization(a, {applied("bn")}) }}"""
+    result = folded(proto(text))
+    assert operators(result) == ["Tanh", "LayerNormalization", "Add", "BatchNormalization"]
+    assert result.refused == ()
+
+
 def test_what_was_left_of_an_affine_and_then_taken_into_another_is_not_looked_for() -> None:
     text = f"""main (double[3,1,T] x) => (double[3,1,T] y) <double[3,1,1] a, double[3,1,1] b, double[3,1,1] c, {batch_norm("bn", 1)}> {{
         h = Tanh(x) s = Sub(h, a) k = BatchNormalization(s, {applied("bn")}) d = Div(k, b) y = Sub(d, c) }}"""
