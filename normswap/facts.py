@@ -58,6 +58,16 @@ class Facts:
             return None
         return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
 
+    def has_free_sizes(self) -> bool:
+        """Whether a dimension behind the first of some input is free.
+
+        Two bindings may agree on a size that depends on such a one: behind a stride of 3, both 3 and 5 positions are 2.
+        What is wrong for any other size must not rest on their agreement alone.
+        """
+        inputs = (value for value in self.model.graph.inputs if not value.is_initializer())
+        dims = ((self.dims(value) or (None, None))[1:] for value in inputs)
+        return any(None in sizes for sizes in dims)
+
     def rank(self, value: ir.Value) -> int | None:
         """The rank of `value`, None where it is unknown."""
         shape = self.shape(value)
@@ -133,9 +143,13 @@ class Facts:
         cut = cut or {}
         if value in self.moved:
             base, a_map = self.moved[value]
-            array = self.float64(base, cut) if isinstance(base, ir.Value) else _taken(np.zeros(base), cut)
+            old = (self.rank(base) or 0) if isinstance(base, ir.Value) else len(base)
+            rank = old if value.const_value is None else len(value.const_value.shape)
+            grown = rank - old  # a constant may have had to grow for an axis that it lacked
+            before = {axis - grown: indices for axis, indices in cut.items() if axis >= grown}
+            array = self.float64(base, before) if isinstance(base, ir.Value) else _taken(np.zeros(base), before)
             for axis, indices in cut.items():
-                a_map = maps.restricted(a_map, axis + a_map.rank - array.ndim, indices)
+                a_map = maps.restricted(a_map, axis + a_map.rank - rank, indices)
             return maps.apply(a_map, array)
         found = self.constant(value)
         if found is None:

@@ -507,3 +507,17 @@ def test_an_output_is_not_delivered_without_its_gain_and_bias_even_if_it_may_cha
     text = f"main (double[N,6,T] x) => (double[N,6,T] y) <{B6}> {{ y = BatchNormalization(x, {applied('bn')}) }}"
     result = normswap.convert(proto(text), "folded", allow_changed_outputs="y", check=False)
     assert operators(result) == ["BatchNormalization"]
+
+
+def test_a_border_map_does_not_rest_on_sizes_that_only_happen_to_agree() -> None:
+    """Behind an average in strides of 3, the 3 and the 5 positions of the two bindings were both 1 or 2."""
+    text = f"""main (double[1,1,N] x) => (double[1,2,U] y) <double[3,1,2] w, double[2,3,3] v, {batch_norm("bn", 3)}> {{
+        h = Conv<dilations = [2]>(x, w) p = AveragePool<auto_pad = "SAME_LOWER", kernel_shape = [3], strides = [3]>(h)
+        t = Tanh(p) k = BatchNormalization(t, {applied("bn")}) c = Conv<auto_pad = "SAME_LOWER", strides = [2]>(k, v)
+        y = Tanh(c) }}"""
+    for gains in (np.asarray([0.0, 1.0, -1.0]), np.asarray([0.5, 1.0, -1.0])):
+        model = proto(text, bn_s=gains)
+        result = normswap.convert(model, "folded", check=False, allow_larger=True)
+        for size in (4, 7, 9, 13):
+            given = {"x": np.random.default_rng(size).normal(size=(1, 1, size))}
+            assert max(disagreement(run(model, given), run(result.model, given)).values()) < AGREEMENT
