@@ -210,8 +210,10 @@ def _epsilon(facts: Facts, norm: Norm) -> npt.NDArray[np.generic]:
 
 
 def _ones(facts: Facts, norm: Norm) -> Parameter:
+    """A gain that does nothing, aligned at the last axis of the norm's output, which need not be one of its own."""
     dims = facts.dims(norm.output) or ()
-    return Parameter(np.ones(tuple(dims[axis] or 1 for axis in norm.axes)))
+    sizes = enumerate(dims[min(norm.axes) :], min(norm.axes))
+    return Parameter(np.ones(tuple((size or 1) if axis in norm.axes else 1 for axis, size in sizes)))
 
 
 def _parameter(emitter: Emitter, parameter: Parameter, name: str, like: ir.Value) -> ir.Value:

@@ -521,3 +521,12 @@ def test_a_border_map_does_not_rest_on_sizes_that_only_happen_to_agree() -> None
         for size in (4, 7, 9, 13):
             given = {"x": np.random.default_rng(size).normal(size=(1, 1, size))}
             assert max(disagreement(run(model, given), run(result.model, given)).values()) < AGREEMENT
+
+
+def test_the_gain_of_a_norm_over_channels_leaves_ones_along_the_channels() -> None:
+    text = """main (double[N,6,1] x) => (double[N,4,1] y) <double[6,1] g, double[4,6,1] w, double eps = {0.1}> {
+        m = ReduceMean<axes = [1]>(x) d = Sub(x, m) q = Mul(d, d) v = ReduceMean<axes = [1]>(q) e = Add(v, eps)
+        r = Sqrt(e) z = Div(d, r) [norm] n = Mul(z, g) y = Conv(n, w) }"""
+    result = folded(proto(text))
+    assert [rewrite.site for rewrite in result.rewrites if rewrite.rule == "affine-down"] == ["norm"]
+    assert result.refused == ()
