@@ -236,7 +236,7 @@ def is_invariant(scene: Scene, node: ir.Node, index: int, value: ir.Value, a_map
         center = center_of(norm, scene.facts)
         return value is norm.input and center is not None and maps.same(center, a_map)
     answer = transfer(Request(node, a_map, index, scene.facts))
-    return isinstance(answer, Step) and not answer.outputs and not answer.constants
+    return isinstance(answer, Step) and not (answer.outputs or answer.constants or answer.attributes)
 
 
 def given(value: ir.Value | None) -> ir.Value:

@@ -248,6 +248,16 @@ def test_a_norm_that_nobody_reads_stays_and_takes_no_other_along() -> None:
     assert result.refused == ()
 
 
+def test_a_norm_that_would_need_another_epsilon_does_not_read_a_changed_value_by_the_way() -> None:
+    text = f"""main (double[N,1,6] x, bool b) => (double[N,1,6] y) <double[6] w, double r, double[1] g, double[1] c, {batch_norm("bn", 1)}> {{
+        t = Tanh(x) h = Mul(t, w) y = If (b) <
+            then_branch = first () => (double[N,1,6] p) {{ p = InstanceNormalization(h, g, c) }},
+            else_branch = second () => (double[N,1,6] q) {{ k = BatchNormalization(h, {applied("bn")}) m = Mul(h, r) q = Add(k, m) }}
+        > }}"""
+    result = folded(proto(text))
+    assert "proof-failed" not in reasons(result).values()
+
+
 def test_what_was_left_of_an_affine_and_then_taken_into_another_is_not_looked_for() -> None:
     text = f"""main (double[3,1,T] x) => (double[3,1,T] y) <double[3,1,1] a, double[3,1,1] b, double[3,1,1] c, {batch_norm("bn", 1)}> {{
         h = Tanh(x) s = Sub(h, a) k = BatchNormalization(s, {applied("bn")}) d = Div(k, b) y = Sub(d, c) }}"""

@@ -74,22 +74,23 @@ def examined(graph: Drawn) -> Outcome:
     model = parsed(graph.text)
     onnx.checker.check_model(model)
     by_onnx, runs = _judged(graph.text, model)
-    before = model.SerializeToString(deterministic=True)
+    given = model.SerializeToString(deterministic=True)
     result = normswap.convert(model, list(graph.targets), check=False, **graph.options)
-    if model.SerializeToString(deterministic=True) != before:
+    if model.SerializeToString(deterministic=True) != given:
         raise Wrong("the model that was given has changed")
     _agrees(model, runs, result, by_onnx=by_onnx)
     again = normswap.convert(_model(result), list(graph.targets), check=False, **graph.options)
     _agrees(model, runs, again, by_onnx=by_onnx)
-    names, left = _norms(model), _norms(_model(result))
+    before, after = _norms(model), _norms(_model(result))
+    names, left = before.keys(), {name for name, kind in before.items() if after.get(name) == kind}
     combined = {rewrite.site for rewrite in result.rewrites if rewrite.rule == "combine"}
-    silent = (names & left) - combined - {refusal.site for refusal in result.refused}
+    silent = left - combined - {refusal.site for refusal in result.refused}
     if silent:
         raise Wrong(f"neither gone nor refused: {sorted(silent)}")
     return Outcome(
         len(names),
         len(names - left),
-        len(names & left & combined),
+        len(left & combined),
         Counter(rewrite.rule for rewrite in result.rewrites),
         Counter(refusal.reason_id for refusal in result.refused),
         Counter(["onnx" if by_onnx else "normswap"]),
@@ -101,9 +102,10 @@ def _model(result: Conversion) -> onnx.ModelProto:
     return result.model
 
 
-def _norms(model: onnx.ModelProto) -> set[str]:
+def _norms(model: onnx.ModelProto) -> dict[str, str]:
+    """The kind of each norm with an Affine, by name."""
     session = Session.of(open_model(model).model, proving=False)
-    return {norm.name for norm in (*session.norms, *session.affines) if has_affine(norm)}
+    return {norm.name: norm.kind for norm in (*session.norms, *session.affines) if has_affine(norm)}
 
 
 # --- whole runs -----------------------------------------------------------------------------------------------------
