@@ -171,7 +171,7 @@ def canonical(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
     bias = None if norm.bias is None else _parameter(emitter, norm.bias, f"{norm.name}/bias", like)
     if norm.parts.center and bias is not None:
         inputs.append(bias)
-    nodes = [emitter.node(norm.kind, inputs, f"{norm.name}/{norm.kind}", like, domain=DOMAIN)]
+    nodes = [emitter.node(norm.operator, inputs, f"{norm.name}/{norm.operator}", like, domain=DOMAIN)]
     if bias is not None and not norm.parts.center:
         nodes.append(emitter.node("Add", [nodes[0].outputs[0], bias], f"{norm.name}/shift", like))
     return nodes

@@ -12,7 +12,7 @@ from normswap.computed import ComputedWeight
 from normswap.inventory import count_bytes, count_nodes
 from normswap.ledger import Can, Conditioning, Inspection, NormRow, UnrecognizedRow
 from normswap.model import Document
-from normswap.norm import Norm
+from normswap.norm import Norm, Parameter, Part
 from normswap.session import Session
 from normswap.targets import TARGETS
 
@@ -24,7 +24,8 @@ def inspection(document: Document) -> Inspection:
     session = Session.of(document.model, proving=False)
     norms = [*session.norms, *session.affines]
     weights = [weight for weight in session.computed_weights() if weight.kind is not None]
-    can: Answers = {site: {} for site in (*map(_site, norms), *(weight.value.name or "" for weight in weights))}
+    sites = (*map(_site, norms), *map(_site, session.named), *(weight.value.name or "" for weight in weights))
+    can: Answers = {site: {} for site in sites}
     trials = {name: _tried(name, document, norms, can) for name, target in TARGETS.items() if target.of_norms}
     folded = trials["folded"]
     conditions = {norm: conditioning.of(norm, folded.weights(_site(norm)), folded.facts) for norm in norms}
@@ -32,6 +33,7 @@ def inspection(document: Document) -> Inspection:
         model=_summary(document),
         norms=(
             *(_row(norm, can[_site(norm)], conditions[norm]) for norm in norms),
+            *(_row(norm, can[_site(norm)], None) for norm in session.named),
             *(_weight_row(weight, can[weight.value.name or ""]) for weight in weights),
         ),
         unrecognized=tuple(
@@ -65,22 +67,29 @@ def _tried(name: str, document: Document, norms: list[Norm], can: Answers) -> Se
 
 
 def _row(norm: Norm, can: dict[str, Can], condition: Conditioning | None) -> NormRow:
+    seen = norm.outer or norm
     return NormRow(
         name=norm.name,
-        kind=norm.kind,
-        axes=norm.axes,
-        size=norm.size,
+        kind=seen.kind,
+        axes=seen.axes,
+        size=seen.size,
         epsilon=norm.epsilon,
-        groups=1,
-        scale="none" if norm.gain is None else "constant",
-        bias="none" if norm.bias is None else "constant",
+        groups=seen.groups,
+        scale=_origin(norm, "gain", norm.gain),
+        bias=_origin(norm, "bias", norm.bias),
         spelling=norm.spelling,
-        nodes=tuple(node.name or "" for node in norm.nodes),
+        nodes=tuple(node.name or "" for node in seen.nodes),
         graph=norm.graph,
         can=can,
         variant=norm.variant,
         conditioning=condition,
     )
+
+
+def _origin(norm: Norm, part: Part, parameter: Parameter | None) -> str:
+    if part in norm.runtime:
+        return "runtime"
+    return "none" if parameter is None else "constant"
 
 
 def _weight_row(weight: ComputedWeight, can: dict[str, Can]) -> NormRow:

@@ -14,8 +14,23 @@ import onnx_ir as ir
 
 from normswap.reference import Floats
 
-Kind = Literal["LayerNorm", "RMSNorm", "BatchNorm", "Affine"]
+Kind = Literal[
+    "LayerNorm",
+    "RMSNorm",
+    "InstanceNorm",
+    "GroupNorm",
+    "MeanVarianceNorm",
+    "L2Norm",
+    "ScaleNorm",
+    "PowerNorm",
+    "PartialRMSNorm",
+    "BatchNorm",
+    "Affine",
+]
 Spelling = Literal["operator", "decomposed"]
+# Where ε stands in the divisor of a group: √(ms + ε), √ms + ε, or max(√ms, ε).
+EpsilonPlace = Literal["inside", "outside", "floor"]
+Part = Literal["gain", "bias"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,13 @@ class Parts:
 PARTS: Mapping[Kind, Parts] = {
     "LayerNorm": Parts(center=True, root_mean_square=True),
     "RMSNorm": Parts(center=False, root_mean_square=True),
+    "InstanceNorm": Parts(center=True, root_mean_square=True),
+    "GroupNorm": Parts(center=True, root_mean_square=True),
+    "MeanVarianceNorm": Parts(center=True, root_mean_square=True),
+    "L2Norm": Parts(center=False, root_mean_square=True),
+    "ScaleNorm": Parts(center=False, root_mean_square=True),
+    "PowerNorm": Parts(center=False, root_mean_square=True),
+    "PartialRMSNorm": Parts(center=False, root_mean_square=True),
     "BatchNorm": Parts(center=False, root_mean_square=False),
     "Affine": Parts(center=False, root_mean_square=False),
 }
@@ -49,9 +71,12 @@ class Parameter:
 class Norm:
     """One recognized norm: output = gain · RMS(ε)(Center(input)) + bias, with Center only where the kind has it.
 
-    `axes` are the normalized axes of `input`, non-negative and ascending; `size` the number of elements in a group,
-    None where it is not static. `nodes` is the region in graph order; every one of them is needed for `output`, and
-    some may also be used elsewhere. `name` is the user's word for the site: the name of the node that makes `output`.
+    `axes` are the normalized axes of `input`, non-negative and ascending; with `groups` > 1 the first of them is cut
+    into so many runs of equal length, each normalized by itself. `size` is the number of elements in a group, None
+    where it is not static; ε is that of the mean of squares, at its place in the divisor. The parts in `runtime` are
+    run-time values that the norm's own operator reads, or that its output is multiplied by or added to. `nodes` is the
+    region in graph order; every one of them is needed for `output`, and some may also be used elsewhere. `name` is the
+    user's word for the site: the name of the node that makes `output`.
     """
 
     name: str
@@ -67,11 +92,26 @@ class Norm:
     bias: Parameter | None = None
     variant: str = ""
     graph: str = ""
+    groups: int = 1
+    epsilon_place: EpsilonPlace = "inside"
+    runtime: frozenset[Part] = frozenset()
+    outer: Norm | None = None  # the same norm with the layout operators around it, as people know it
 
     @property
     def parts(self) -> Parts:
         """Which maps this norm consists of."""
         return PARTS[self.kind]
+
+    @property
+    def operator(self) -> Kind:
+        """The kind of norm that computes the same over `axes`: with Center, or without."""
+        return "LayerNorm" if self.parts.center else "RMSNorm"
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether it is exactly constant Affine ∘ RMS(ε) ∘ Center over its axes, so that its parts can move."""
+        plain = self.groups == 1 and self.epsilon_place == "inside" and self.kind != "PartialRMSNorm"
+        return plain and not (self.spelling == "operator" and self.runtime)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +125,9 @@ class Unrecognized:
 
 @dataclass(frozen=True, eq=False)
 class Recognition:
-    """What `recognize` found in one model."""
+    """What `recognize` found in one model: norms whose parts can move, and those that are only named."""
 
     norms: tuple[Norm, ...] = ()
+    named: tuple[Norm, ...] = ()
     unrecognized: tuple[Unrecognized, ...] = ()
     by_output: Mapping[ir.Value, Norm] = field(default_factory=dict)

@@ -55,7 +55,8 @@ def recognize(model: ir.Model, facts: Facts) -> Recognition:
     for graph, path in graphs(model.graph):
         _search(graph, path, findings)
     return Recognition(
-        norms=tuple(findings.norms),
+        norms=tuple(norm for norm in findings.norms if norm.is_movable),
+        named=tuple(norm for norm in findings.norms if not norm.is_movable),
         unrecognized=tuple(findings.unrecognized),
         by_output={norm.output: norm for norm in findings.norms},
     )

@@ -45,6 +45,7 @@ class Session:
     facts: Facts
     norms: list[Norm]
     affines: list[Norm]
+    named: tuple[Norm, ...] = ()  # norms that are recognized, and whose parts no target moves
     bundles: tuple[Bundle, ...] = ()
     unrecognized: tuple[Unrecognized, ...] = ()
     inlined: tuple[str, ...] = ()  # local functions that hold norms, which stand in their callers' place now
@@ -82,12 +83,13 @@ class Session:
             if name in copy.graph.initializers:
                 known.inherit(copy.graph.initializers[name], numbers)
         found = recognize.recognize(copy, known)
-        affines, others = _affines(copy, known, found.norms)
+        affines, others = _affines(copy, known, (*found.norms, *found.named))
         return Session(
             copy,
             known,
             list(found.norms),
             affines,
+            found.named,
             bundles,
             (*found.unrecognized, *others, *norms_inside(copy)),
             functions,
@@ -117,14 +119,14 @@ class Session:
 
     def inventory(self) -> Inventory:
         """What the model consists of."""
-        kinds: list[str] = [norm.kind for norm in (*self.norms, *self.affines)]
+        kinds: list[str] = [norm.kind for norm in (*self.norms, *self.named, *self.affines)]
         kinds += [weight.kind for weight in self.computed_weights() if weight.kind is not None]
         return inventory(self.model, kinds)
 
     def follow(self, change: rewrite.Change) -> None:
         """Bring the norms up to date with a change of the graph, and look for Affines anew."""
         self.norms = rewrite.followed(self.norms, change)
-        self.affines, _ = _affines(self.model, self.facts, self.norms)
+        self.affines, _ = _affines(self.model, self.facts, (*self.norms, *self.named))
 
     def weights(self, site: str) -> list[ir.Value]:
         """The constants, as they are now, into which parts of the norm whose output is `site` were moved."""
