@@ -153,9 +153,10 @@ def _agrees(original: onnx.ModelProto, runs: Sequence[Run], result: Conversion, 
 
 
 def _epsilons(model: onnx.ModelProto) -> set[float]:
-    """Every ε that an operator has; one of zero, as a combined BatchNormalization has it, is exact."""
-    written = (attribute for node in model.graph.node for attribute in node.attribute if attribute.name == "epsilon")
-    return {attribute.f for attribute in written} - {0.0}
+    """Every ε that an operator has, in bodies too; one of zero, as a combined BatchNormalization has it, is exact."""
+    nodes = (node for graph in ir.from_proto(model).graphs() for node in graph)
+    written = (node.attributes.get("epsilon") for node in nodes)
+    return {attribute.as_float() for attribute in written if attribute is not None} - {0.0}
 
 
 def apart(before: Mapping[str, Array], after: Mapping[str, Array]) -> float:
