@@ -1,7 +1,7 @@
 """Facts about values: shape, type, constant value, under two bindings of the free dimensions.
 
-A dimension is static exactly when both bindings agree on it. Constants are evaluated lazily, along chains of operators
-too, and those that a plan made are computed in float64 from what they were made of. `learn` fills the tables.
+A dimension is static when both bindings agree on it, and a far one, too. Constants are evaluated lazily, along
+chains of operators too; those that a plan made, in float64 from what they were made of. `learn` fills the tables.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ NOT_DETERMINISTIC = frozenset(
 class Facts:
     """What is known about the values of `model`; filled by `learn`, extended when a rewrite adds values.
 
-    `shapes[b]` and `known[b]` hold, under binding b, the shapes and the evaluated values; `types` the element types.
+    `shapes[b]` and `known[b]` hold, under binding b, the shapes and the evaluated values; `types` the element types;
+    `far` the shapes under a third binding, of far larger sizes, where one is needed.
     """
 
     model: ir.Model
     shapes: tuple[dict[ir.Value, Shape], dict[ir.Value, Shape]] = field(default_factory=lambda: ({}, {}))
     known: tuple[dict[ir.Value, Array], dict[ir.Value, Array]] = field(default_factory=lambda: ({}, {}))
+    far: dict[ir.Value, Shape] = field(default_factory=dict)
     types: dict[ir.Value, ir.DataType] = field(default_factory=dict)
     constants: dict[ir.Value, bool] = field(default_factory=dict)
     evaluated: dict[ir.Value, Array] = field(default_factory=dict)
@@ -56,13 +58,19 @@ class Facts:
         first, second = self.shape(value, 0), self.shape(value, 1)
         if first is None or second is None or len(first) != len(second):
             return None
-        return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+        far = self.far.get(value, first)
+        if len(far) != len(first):
+            return None
+        return tuple(a if a == b == c else None for a, b, c in zip(first, second, far, strict=True))
+
+    def is_certain(self, value: ir.Value | None) -> bool:
+        """Whether what is static of the shape of `value` rests on more than the agreement of two bindings."""
+        return value in self.far or not self.has_free_sizes()
 
     def has_free_sizes(self) -> bool:
         """Whether a dimension behind the first of some input is free.
 
         Two bindings may agree on a size that depends on such a one: behind a stride of 3, both 3 and 5 positions are 2.
-        What is wrong for any other size must not rest on their agreement alone.
         """
         inputs = (value for value in self.model.graph.inputs if not value.is_initializer())
         dims = ((self.dims(value) or (None, None))[1:] for value in inputs)
@@ -193,7 +201,7 @@ class Facts:
 
     def declare(self, value: ir.Value, like: ir.Value) -> None:
         """Record that the new `value` has the shape and type of `like`."""
-        for table in self.shapes:
+        for table in (*self.shapes, self.far):
             if like in table:
                 table[value] = table[like]
         dtype = self.dtype(like)

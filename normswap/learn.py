@@ -32,6 +32,10 @@ SPATIAL_SIZES = (
     ((96, 160, 224), (128, 224, 320)),
 )
 
+# Strides may bring two sizes to one all the same. No stride brings these there, which are only inferred, never drawn.
+FAR_PRIMES = (10007, 10009, 10037, 10039, 10061, 10067, 10069)
+FAR_SIZES = (10016, 12032, 14048)  # multiples of 32, which most models of images ask for
+
 # What onnx's inference raises at operators it does not know or that are not well formed.
 UNINFERABLE = (
     onnx.checker.ValidationError,
@@ -114,7 +118,17 @@ def learn(model: ir.Model) -> Facts:
             best, fewest = facts, missing
         if not missing:
             break
+    if best.has_free_sizes():
+        _look_far(best)
     return best
+
+
+def _look_far(facts: Facts) -> None:
+    """Infer the shapes under a binding that is far from both others."""
+    far = Facts(facts.model, by_axis=facts.by_axis)
+    far.shapes[0].update(bind(facts.model.graph.inputs, FAR_PRIMES, FAR_SIZES, by_axis=facts.by_axis))
+    walk(far, facts.model.graph, 0)
+    facts.far.update(far.shapes[0])
 
 
 def walk(facts: Facts, graph: ir.Graph, binding: int) -> None:

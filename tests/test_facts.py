@@ -61,6 +61,17 @@ def test_no_sum_product_or_difference_of_free_dimensions_looks_static() -> None:
         assert all(one < other for one, other in zip(small, large, strict=True))
 
 
+@pytest.mark.parametrize("strides", [[3], [3, 4, 5, 6]])
+def test_a_free_dimension_that_strides_make_small_does_not_look_static(strides: list[int]) -> None:
+    pools = [
+        f'p{i + 1} = AveragePool<auto_pad = "SAME_UPPER", kernel_shape = [{s}], strides = [{s}]>(p{i})'
+        for i, s in enumerate(strides)
+    ]
+    made = f"p{len(strides)}"
+    text = f"main (double[1,1,T] x) => (double[1,1,U] y) {{ p0 = Tanh(x) {' '.join(pools)} y = Relu({made}) }}"
+    assert dims(text) == (1, 1, None)
+
+
 def test_the_same_symbol_is_the_same_size_and_an_expression_of_symbols_is_evaluated() -> None:
     text = "main (double[B,past,8] x, double[B,new,8] z, int64[B,total] mask) => (double[K,L,8] y) { y = Concat<axis = 1>(x, z) }"
     model = parsed(text)

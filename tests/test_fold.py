@@ -533,6 +533,14 @@ def test_a_border_map_does_not_rest_on_sizes_that_only_happen_to_agree() -> None
             assert max(disagreement(run(model, given), run(result.model, given)).values()) < AGREEMENT
 
 
+def test_a_border_map_needs_no_static_size_but_its_own() -> None:
+    text = f"""main (double[1,3,5] x, double[N,T] z) => (double[1,2,5] y, double[N,T] u) <double[2,3,3] v, {batch_norm("bn", 3)}> {{
+        t = Tanh(x) k = BatchNormalization(t, {applied("bn")}) y = Conv<pads = [1, 1]>(k, v) u = Tanh(z) }}"""
+    model = proto(text, bn_s=np.asarray([0.0, 1.0, -1.0]))
+    result = normswap.convert(model, "folded", check=False, allow_larger=True)
+    assert operators(result) == ["Tanh", "Conv", "Add", "Tanh"]
+
+
 def test_the_gain_of_a_norm_over_channels_leaves_ones_along_the_channels() -> None:
     text = """main (double[N,6,1] x) => (double[N,4,1] y) <double[6,1] g, double[4,6,1] w, double eps = {0.1}> {
         m = ReduceMean<axes = [1]>(x) d = Sub(x, m) q = Mul(d, d) v = ReduceMean<axes = [1]>(q) e = Add(v, eps)

@@ -162,7 +162,7 @@ def _push(conv: Convolution) -> Step | Blocked:
     if a_map.centers and a_map.scale.size > 1:
         return TWO_MAPS
     constants = conv.on_weight(a_map, conv.read)
-    if a_map.shifts and conv.has_border() and request.facts.has_free_sizes():
+    if a_map.shifts and conv.has_border() and not request.facts.is_certain(request.node.outputs[0]):
         return Blocked("zero-padding", "at whose zero padding another shift would be needed")
     if a_map.shifts and (conv.has_border() or any(size > 1 for size in a_map.shift.shape[2:])):
         return _with_border(conv, constants)

@@ -37,7 +37,7 @@ def reduction(request: Request) -> Step | Blocked:
     factor = 1.0
     if request.map.shifts and node.op_type == "ReduceSum":
         sizes = [dims[axis] for axis in reduced]
-        if None in sizes or 0 in sizes or request.facts.has_free_sizes():
+        if None in sizes or 0 in sizes or not request.facts.is_certain(request.value(0)):
             return Blocked("unknown-shape", "a sum of a number of shifts that is not known")
         factor = float(np.prod([size or 0 for size in sizes]))
     cut = ignored(Request(node, on_input, 0, request.facts), but=reduced if factor != 1 else ())
