@@ -53,11 +53,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Judged:
-    """The result; `needs_noise` and `few` say what could still change it."""
+    """The result; whether rounding noise or more inputs could still change it."""
 
     result: CheckResult
     needs_noise: bool
-    few: bool
+    open_to_change: bool
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def judge(evidence: Evidence) -> Judged:
     """Judge all outputs of all runs."""
     seen = [_observe(evidence, index) for index in range(len(evidence.names))]
     outputs: list[OutputResult] = []
-    needs_noise = few = False
+    needs_noise = open_to_change = False
     warnings = list(evidence.notes)
     for name, output in zip(evidence.names, seen, strict=True):
         judged = name not in evidence.changed_outputs
         result, doubtful = _judge_output(name, output, evidence)
         if judged:
             needs_noise |= doubtful and evidence.noise is None and evidence.truth is not None
-            few |= result.verdict == "fail" and any(p.elements < rules.FEW for p in pool(output.samples))
+            open_to_change |= result.verdict == "fail" and _may_change(output)
         else:
             result = replace(result, verdict="not judged", reason="the change of this output was accepted")
         outputs.append(result)
@@ -99,7 +99,11 @@ def judge(evidence: Evidence) -> Judged:
         _verdict(verdict), _reason(verdict, outputs, varying, evidence), tuple(outputs), _runs(evidence, seen),
         tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
-    return Judged(whole, needs_noise, few)
+    return Judged(whole, needs_noise, open_to_change)
+
+
+def _may_change(output: _Output) -> bool:
+    return is_float_dtype(output.dtype) and rules.may_change(pool(output.samples), epsilon(output.dtype))
 
 
 def is_float_dtype(dtype: np.dtype[np.generic]) -> bool:

@@ -23,6 +23,8 @@ LOOSE_FACTOR = 3.0
 """The same for 16-bit outputs, whose own rounding dominates, and for few elements, whose maximum says little."""
 FEW = 1000
 """Below this many elements the maximum of the errors of two equally good models easily differs by more than FACTOR."""
+CLOSE = 2.0
+"""A failure by less than this factor may be an original that happened to hit the truth on few inputs: more tell."""
 FLOOR = 2.0
 """Roundings of the largest true value that are always allowed: an original may hit the truth exactly, by luck."""
 EXACT = 1e-9
@@ -100,8 +102,8 @@ def _worst(errors: Sequence[Error]) -> Error:
     return Error(max((e.largest for e in errors), default=0.0), max((e.squares for e in errors), default=0.0))
 
 
-def too_large(pooled: Pooled, eps: float) -> str:
-    """Why this family's error is a failure, "" if it is not."""
+def too_large(pooled: Pooled, eps: float, slack: float = 1.0) -> str:
+    """Why this family's error is a failure, "" if it is not, or only by less than `slack`."""
     factor = LOOSE_FACTOR if pooled.elements < FEW or eps > np.finfo(np.float32).eps else FACTOR
     floor = FLOOR * eps * pooled.scale
     errors = (pooled.converted, pooled.original, pooled.control)
@@ -110,12 +112,19 @@ def too_large(pooled: Pooled, eps: float) -> str:
         ("RMSE", [math.sqrt(e.squares / max(1, pooled.elements)) for e in errors]),
     ):
         bound = factor * max(original, control) + floor
-        if not converted <= bound:
+        if not converted <= slack * bound:
             return (
                 f"{what} {converted:.3g} on {pooled.family} inputs, where the original's own is {original:.3g} "
                 f"(allowed {bound:.3g}, true values up to {pooled.scale:.3g})"
             )
     return ""
+
+
+def may_change(pooled: Sequence[Pooled], eps: float) -> bool:
+    """Whether more inputs could overturn a failure: elements are few, or every family that fails does so closely."""
+    failing = [family for family in pooled if too_large(family, eps)]
+    close = not any(too_large(family, eps, CLOSE) for family in failing)
+    return any(family.elements < FEW for family in pooled) or (bool(failing) and close)
 
 
 def suspicious(pooled: Pooled, eps: float) -> bool:

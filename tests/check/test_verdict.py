@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from normswap.check.measure import Error, measure, relative_difference
-from normswap.check.verdict import EXPLAINED, Sample, overall, pool, too_large, unexplained
+from normswap.check.verdict import CLOSE, EXPLAINED, Sample, may_change, overall, pool, too_large, unexplained
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -44,6 +46,17 @@ def test_families_do_not_hide_each_other():
 def test_control_widens_the_bound():
     assert too_large(pool([sample(1e-6, 1e-4)])[0], EPS)
     assert not too_large(pool([sample(1e-6, 1e-4, controls=(Error(1e-4, 2000e-8),))])[0], EPS)
+
+
+def test_a_close_failure_and_one_on_few_elements_are_looked_at_again():
+    bound = 2e-5 + 2 * EPS
+    close, far = sample(1e-5, 0.9 * CLOSE * bound), sample(1e-5, 1.1 * CLOSE * bound)
+    assert too_large(pool([close])[0], EPS)
+    assert may_change(pool([close]), EPS)
+    assert not may_change(pool([far]), EPS)
+    assert not may_change(pool([close, replace(far, family="g")]), EPS)
+    assert may_change(pool([sample(1e-5, 1.0, elements=900)]), EPS)
+    assert not may_change(pool([sample(1e-5, 1e-5)]), EPS)  # what failed was no error
 
 
 def test_an_original_far_from_the_truth_must_be_explained():
