@@ -21,13 +21,14 @@ import onnxruntime
 import torch
 import transformers
 
-from models import batch_norm, language, vision
-from models.subject import Subject
+from models import batch_norm, language, spatial_norms, token_norms, vision
+from models.subject import Subject, half
 
 SMALL = Path(__file__).resolve().parent / "small"
 SIZE_LIMIT = 150_000  # bytes of one committed model
 # Error allowed against torch, of the largest output: rounding in twelve layers stays below, a wrong graph does not.
 TOLERANCE = 1e-4
+HALF_TOLERANCE = 2e-2  # in float16
 
 Exporter = Callable[[Subject, int], onnx.ModelProto]
 
@@ -61,7 +62,10 @@ def dynamo(subject: Subject, opset: int) -> onnx.ModelProto:
 
 
 def torchscript(
-    subject: Subject, opset: int, training: torch.onnx.TrainingMode = torch.onnx.TrainingMode.EVAL
+    subject: Subject,
+    opset: int,
+    training: torch.onnx.TrainingMode = torch.onnx.TrainingMode.EVAL,
+    fold_constants: bool = True,
 ) -> onnx.ModelProto:
     """Export through tracing, the older exporter; below opset 17 it writes LayerNorm as a chain of primitives."""
     file = io.BytesIO()
@@ -72,6 +76,7 @@ def torchscript(
         dynamo=False,
         opset_version=opset,
         training=training,
+        do_constant_folding=fold_constants,
         input_names=list(subject.inputs),
         output_names=list(subject.outputs),
         dynamic_axes={name: dict(axes) for name, axes in subject.free_axes.items()},
@@ -81,6 +86,15 @@ def torchscript(
 
 # Told to leave the module's mode, which is evaluation, it does not fold BatchNorm into Conv itself.
 unfolded: Exporter = partial(torchscript, training=torch.onnx.TrainingMode.PRESERVE)
+
+
+def in_half(build: Callable[[], Subject]) -> Callable[[], Subject]:
+    """The same model in float16."""
+    return lambda: half(build())
+
+
+# What is computed from weights alone stays: a weight norm, a 1 + w.
+unevaluated: Exporter = partial(torchscript, fold_constants=False)
 
 MODELS: dict[str, Export] = {
     "gpt2_dynamo18": Export(language.gpt2, dynamo, 18),
@@ -117,6 +131,47 @@ MODELS: dict[str, Export] = {
     "recurrent_bn_loop_torchscript17": Export(batch_norm.recurrent_bn_loop, unfolded, 17),
     "vit_bn_torchscript17": Export(batch_norm.vit_bn, unfolded, 17),
     "nfnet_torchscript17": Export(batch_norm.nfnet, unfolded, 17),
+    "llama_dynamo20": Export(language.llama, dynamo, 20),
+    "llama_torchscript17": Export(language.llama_masked, torchscript, 17),
+    "llama_half_dynamo18": Export(in_half(language.llama), dynamo, 18),
+    "t5_dynamo18": Export(language.t5, dynamo, 18),
+    "t5_dynamo20": Export(language.t5, dynamo, 20),
+    "t5_dynamo23": Export(language.t5, dynamo, 23),
+    "t5_torchscript17": Export(language.t5, torchscript, 17),
+    "t5_half_torchscript17": Export(in_half(language.t5), torchscript, 17),
+    "gemma2_dynamo18": Export(language.gemma2, dynamo, 18),
+    "gemma3_dynamo18": Export(language.gemma3, dynamo, 18),
+    "gemma3_dynamo20": Export(language.gemma3, dynamo, 20),
+    "gemma3_dynamo23": Export(language.gemma3_positions, dynamo, 23),
+    "gemma3_torchscript17": Export(language.gemma3_masked, torchscript, 17),
+    "gemma3_unevaluated_torchscript17": Export(language.gemma3_masked, unevaluated, 17),
+    "gemma3_half_dynamo18": Export(in_half(language.gemma3), dynamo, 18),
+    "qwen3_dynamo18": Export(language.qwen3, dynamo, 18),
+    "qwen3_torchscript17": Export(language.qwen3_masked, torchscript, 17),
+    "group_norm_dynamo18": Export(spatial_norms.group_norm, dynamo, 18),
+    "group_norm_dynamo21": Export(spatial_norms.group_norm, dynamo, 21),
+    "group_norm_torchscript17": Export(spatial_norms.group_norm, torchscript, 17),
+    "convnext_authors_dynamo18": Export(spatial_norms.convnext, dynamo, 18),
+    "convnext_authors_torchscript14": Export(spatial_norms.convnext, torchscript, 14),
+    "vocoder_dynamo18": Export(spatial_norms.vocoder, dynamo, 18),
+    "vocoder_torchscript17": Export(spatial_norms.vocoder, unevaluated, 17),
+    "dit_dynamo18": Export(token_norms.dit, dynamo, 18),
+    "dit_torchscript14": Export(token_norms.dit, torchscript, 14),
+    "dit_torchscript17": Export(token_norms.dit, torchscript, 17),
+    "stylegan_dynamo18": Export(spatial_norms.stylegan, dynamo, 18),
+    "stylegan_torchscript17": Export(spatial_norms.stylegan, torchscript, 17),
+    "adain_dynamo18": Export(spatial_norms.adain, dynamo, 18),
+    "adain_torchscript17": Export(spatial_norms.adain, torchscript, 17),
+    "ln_lstm_dynamo18": Export(token_norms.ln_lstm, dynamo, 18),
+    "ln_lstm_torchscript14": Export(token_norms.ln_lstm, torchscript, 14),
+    "ln_lstm_loop_torchscript14": Export(token_norms.ln_lstm_loop, torchscript, 14),
+    "ln_lstm_loop_torchscript17": Export(token_norms.ln_lstm_loop, torchscript, 17),
+    "scale_norm_dynamo18": Export(token_norms.scale_norm, dynamo, 18),
+    "scale_norm_torchscript17": Export(token_norms.scale_norm, torchscript, 17),
+    "power_norm_dynamo18": Export(token_norms.power_norm, dynamo, 18),
+    "power_norm_torchscript17": Export(token_norms.power_norm, torchscript, 17),
+    "partial_rms_norm_dynamo18": Export(token_norms.partial_rms_norm, dynamo, 18),
+    "partial_rms_norm_torchscript17": Export(token_norms.partial_rms_norm, torchscript, 17),
 }
 
 LARGE_MODELS: dict[str, Export] = {
@@ -166,7 +221,7 @@ def check(path: Path, subject: Subject) -> None:
     actual = session.run(None, {name: value.numpy() for name, value in subject.inputs.items()})
     for name, want, got in zip(subject.outputs, expected, actual, strict=True):
         error = numpy.abs(got - want.numpy()).max() / numpy.abs(want.numpy()).max()
-        if not error < TOLERANCE:
+        if not error < (HALF_TOLERANCE if want.dtype == torch.float16 else TOLERANCE):
             raise AssertionError(f"{path}: output {name!r} differs from torch's by {error:.1e} of its largest value")
 
 

@@ -1,4 +1,4 @@
-"""Test models that read tokens or speech: GPT-2, OPT, BLOOM, Llama, BERT, Whisper."""
+"""Test models that read tokens or speech: GPT-2, OPT, BLOOM, Llama, Gemma, Qwen, T5, BERT, Whisper."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from transformers import (
     BloomConfig,
     BloomForCausalLM,
     DynamicCache,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
@@ -153,10 +161,10 @@ def bloom() -> Subject:
     return _masked(randomize(BloomForCausalLM(config)))
 
 
-def llama_model() -> nn.Module:
+def llama_model(hidden: int = HIDDEN) -> nn.Module:
     config = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=2 * HIDDEN,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS // 2,
@@ -172,15 +180,111 @@ def llama() -> Subject:
     return _causal(llama_model())
 
 
-def llama_positions() -> Subject:
-    """Llama with positions per row: the only ones for which the opset 23 RotaryEmbedding is exported correctly."""
+def llama_masked() -> Subject:
+    """Llama with an attention mask as input; small, since TorchScript writes more nodes."""
+    return _masked(llama_model(hidden=16))
+
+
+def _with_positions(model: nn.Module) -> Subject:
+    """With positions per row: the only ones for which the opset 23 RotaryEmbedding is exported correctly."""
 
     def forward(model: Any, input_ids: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
         return (model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits,)
 
     positions = torch.arange(EXAMPLE_SIZES[SEQUENCE]).expand(EXAMPLE_SIZES[BATCH], -1).clone()
     inputs = {"input_ids": tokens(VOCABULARY), "position_ids": positions}
-    return Subject(PlainTensors(llama_model(), forward), inputs, ("logits",), dict.fromkeys(inputs, TOKEN_AXES))
+    return Subject(PlainTensors(model, forward), inputs, ("logits",), dict.fromkeys(inputs, TOKEN_AXES))
+
+
+def llama_positions() -> Subject:
+    """Llama with positions as input."""
+    return _with_positions(llama_model())
+
+
+def _gemma(config: Any, model: Any, **options: Any) -> nn.Module:
+    """One layer, each of whose branches has a norm before and after it, all with gains of 1 + w."""
+    settings = config(
+        hidden_size=HIDDEN,
+        intermediate_size=2 * HIDDEN,
+        num_hidden_layers=1,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS // 2,
+        head_dim=HIDDEN // HEADS,
+        query_pre_attn_scalar=HIDDEN // HEADS,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=POSITIONS,
+        attn_implementation="eager",
+        **options,
+    )
+    return randomize(model(settings))
+
+
+def gemma2() -> Subject:
+    """Gemma 2: four norms in a layer, softcapped attention and logits."""
+    return _causal(_gemma(Gemma2Config, Gemma2ForCausalLM))
+
+
+def gemma3() -> Subject:
+    """Gemma 3: four norms in a layer, and one of every query and every key."""
+    return _causal(_gemma(Gemma3TextConfig, Gemma3ForCausalLM))
+
+
+def gemma3_positions() -> Subject:
+    """Gemma 3 with positions as input."""
+    return _with_positions(_gemma(Gemma3TextConfig, Gemma3ForCausalLM))
+
+
+def gemma3_masked() -> Subject:
+    """Gemma 3 with an attention mask as input."""
+    return _masked(_gemma(Gemma3TextConfig, Gemma3ForCausalLM))
+
+
+def qwen3_model() -> nn.Module:
+    config = Qwen3Config(
+        hidden_size=HIDDEN,
+        intermediate_size=2 * HIDDEN,
+        num_hidden_layers=1,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS // 2,
+        head_dim=HIDDEN // HEADS,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=POSITIONS,
+        attn_implementation="eager",
+    )
+    return randomize(Qwen3ForCausalLM(config))
+
+
+def qwen3() -> Subject:
+    """Qwen 3: Llama with a norm of every query and every key."""
+    return _causal(qwen3_model())
+
+
+def qwen3_masked() -> Subject:
+    """Qwen 3 with an attention mask as input."""
+    return _masked(qwen3_model())
+
+
+def t5() -> Subject:
+    """T5: encoder and decoder of one layer each, RMSNorm without a bias, relative positions."""
+
+    def forward(model: Any, input_ids: Tensor, decoder_input_ids: Tensor) -> tuple[Tensor, ...]:
+        return (model(input_ids=input_ids, decoder_input_ids=decoder_input_ids, use_cache=False).logits,)
+
+    config = T5Config(
+        d_model=HIDDEN,
+        d_kv=HIDDEN // HEADS,
+        d_ff=2 * HIDDEN,
+        num_layers=1,
+        num_decoder_layers=1,
+        num_heads=HEADS,
+        vocab_size=VOCABULARY,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=16,
+        attn_implementation="eager",
+    )
+    inputs = {"input_ids": tokens(VOCABULARY), "decoder_input_ids": tokens(VOCABULARY).flip(1)}
+    axes = dict.fromkeys(inputs, TOKEN_AXES)
+    return Subject(PlainTensors(randomize(T5ForConditionalGeneration(config)), forward), inputs, ("logits",), axes)
 
 
 def bert() -> Subject:

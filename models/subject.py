@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 SEED = 20260
 
-BATCH, SEQUENCE, PAST = "batch", "sequence", "past"
-EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 7, PAST: 5}
+BATCH, SEQUENCE, PAST, HEIGHT, WIDTH = "batch", "sequence", "past", "height", "width"
+EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 7, PAST: 5}  # images are given at their own size
 
 Axes = Mapping[int, str]
 TOKEN_AXES: Axes = {0: BATCH, 1: SEQUENCE}
@@ -75,6 +75,12 @@ def _moments(module: nn.Module, name: str, parameter: Tensor) -> tuple[float, fl
     if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         return 1 / parameter[0].numel(), parameter[0].numel() ** -0.5
     return 0.3, 0.7  # embeddings, class tokens, tables of positions
+
+
+def half(subject: Subject) -> Subject:
+    """The same in float16, parameters and inputs."""
+    inputs = {name: value.half() if value.is_floating_point() else value for name, value in subject.inputs.items()}
+    return Subject(subject.module.half(), inputs, subject.outputs, subject.free_axes)
 
 
 def tokens(vocabulary: int) -> Tensor:

@@ -37,14 +37,16 @@ class Wheel:
 
 @dataclass(frozen=True)
 class WheelModel:
-    """One .onnx file of a wheel, pinned by its digest."""
+    """One .onnx file of a wheel, pinned by its digest; `member` is its name there, if it is another."""
 
     wheel: Wheel
     sha256: str
+    member: str = ""
 
 
 RAPIDOCR = Wheel("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models", "Apache-2.0")
 SILERO_VAD = Wheel("silero-vad==6.2.3", "silero_vad/data", "MIT")
+MAGIKA = Wheel("magika==1.0.3", "magika/models/standard_v3_3", "Apache-2.0")
 
 MODELS: dict[str, WheelModel] = {
     "ch_PP-OCRv4_rec_infer.onnx": WheelModel(
@@ -69,6 +71,9 @@ MODELS: dict[str, WheelModel] = {
     ),
     "silero_vad_openvino_16k.onnx": WheelModel(
         SILERO_VAD, "7776b81ad1b0350c15d7f1555943b9232eb53e9ca5d989c6d0cea9ebc8664d87"
+    ),
+    "magika_standard_v3_3.onnx": WheelModel(
+        MAGIKA, "fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c", "model.onnx"
     ),
 }
 
@@ -125,7 +130,7 @@ def _last_error(stderr: str) -> str:
 
 def _unpack(contents: zipfile.ZipFile, name: str, model: WheelModel, scratch: Path, cache: Path) -> None:
     """Write one member of the wheel whole or not at all: several processes may share a cache."""
-    member = f"{model.wheel.folder}/{name}"
+    member = f"{model.wheel.folder}/{model.member or name}"
     try:
         data = contents.read(member)
     except KeyError:
