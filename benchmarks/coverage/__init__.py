@@ -1,0 +1,1 @@
+"""What recognizes normalizations: several hundred generated graphs through several tools."""
