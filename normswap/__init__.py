@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# Not below: once its package is loaded, which is light, `normswap.check` stays the function.
+# Not below: once their packages are loaded, which are light, `normswap.bench` and `check` stay the functions.
+from normswap.bench import bench
 from normswap.check import check
 from normswap.errors import GoalNotMet, Inconclusive, InputRefused, NormswapError, UsageError, WriteError
 
@@ -25,6 +26,7 @@ __all__ = [
     "UsageError",
     "WriteError",
     "__version__",
+    "bench",
     "check",
     "convert",
     "inspect",

@@ -2,7 +2,7 @@
 
 A chain of products and sums with constants computes scale · root + shift, and so does a sum of two with one root. Such
 a chain is a goal where it scales per channel, ends a residual branch or subtracts a running mean; all other constant
-arithmetic (activations, attention scales, plain biases) is none, and is left as it is.
+arithmetic (activations, scales of attention, plain biases) is none, and is left as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from normswap.views import label
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
 MOST_VALUES = 256  # how far back a residual branch is looked through for a weight
 ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+# Operators that hand on every element, elsewhere or in another type: a branch may end in some.
+COPYING = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+# What stands between the product of queries and keys and its Softmax: masks, biases of positions, soft caps.
+ON_SCORES = ARITHMETIC | COPYING | {"Clip", "Concat", "Expand", "Max", "Min", "Slice", "Tanh", "Where"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +177,10 @@ def _begins(node: ir.Node, facts: Facts) -> bool:
     if index is None:
         return False
     if node.op_type in ("Mul", "Div"):
-        return _per_channel(node, facts) or _ends_branch(node.outputs[0], facts)
-    return node.op_type == "Sub" and index == 1 and _per_channel(node, facts)
+        begins = _per_channel(node, facts) or _ends_branch(node.outputs[0], facts)
+    else:
+        begins = node.op_type == "Sub" and index == 1 and _per_channel(node, facts)
+    return begins and not (_follows_product(node, facts) and _precedes_softmax(node))
 
 
 def _per_channel(node: ir.Node, facts: Facts) -> bool:
@@ -183,6 +189,36 @@ def _per_channel(node: ir.Node, facts: Facts) -> bool:
     factor = None if index is None else node.inputs[index]
     shape = () if factor is None else facts.shape(factor) or ()
     return sum(size > 1 for size in shape) == 1
+
+
+def _follows_product(node: ir.Node, facts: Facts) -> bool:
+    """Whether `node` changes a product of two activations, as scores of attention are."""
+    queue, seen = [node], {node}
+    while queue and len(seen) < MOST_VALUES:
+        for value in queue.pop().inputs:
+            producer = None if value is None else value.producer()
+            if producer is None or producer in seen:
+                continue
+            if producer.op_type in ("MatMul", "Einsum") and len(producer.inputs) == 2:
+                if not any(item is not None and facts.is_constant(item) for item in producer.inputs):
+                    return True
+            elif producer.op_type in ON_SCORES:
+                seen.add(producer)
+                queue.append(producer)
+    return False
+
+
+def _precedes_softmax(node: ir.Node) -> bool:
+    """Whether what `node` makes goes into a Softmax."""
+    queue, seen = [node], {node}
+    while queue and len(seen) < MOST_VALUES:
+        for reader in (use.node for value in queue.pop().outputs for use in value.uses()):
+            if reader.op_type == "Softmax":
+                return True
+            if reader.op_type in ON_SCORES and reader not in seen:
+                seen.add(reader)
+                queue.append(reader)
+    return False
 
 
 def _only_factor(line: Line, facts: Facts) -> ir.Value | None:
@@ -196,18 +232,24 @@ def _only_factor(line: Line, facts: Facts) -> ir.Value | None:
 
 
 def _variant(line: Line, facts: Facts) -> str:
+    """The literature's word for a line, or what it does where that alone is no BatchNorm."""
     if _ends_branch(line.nodes[-1].outputs[0], facts) and not line.shift.any():
         return "LayerScale" if line.scale.size > 1 else "SkipInit"
-    if not (line.scale != 1).any():
-        return "mean-only BatchNorm"
-    return "BatchNorm arithmetic"
+    if not line.shift.any():
+        return "scale"
+    if (line.scale != 1).any():
+        return "BatchNorm arithmetic"
+    return "mean-only BatchNorm" if len(line.nodes) > 1 else "shift"
 
 
 def _ends_branch(value: ir.Value, facts: Facts) -> bool:
-    """Whether `value`, scaled and shifted by constants, is only added to an activation of the same shape."""
+    """Whether `value`, scaled, shifted and laid out anew, is only added to an activation of the same shape."""
     uses = list(value.uses())
-    while len(uses) == 1 and not value.is_graph_output() and _factor(uses[0].node, facts) == 1 - uses[0].idx:
-        value = uses[0].node.outputs[0]
+    while len(uses) == 1 and not value.is_graph_output():
+        reader, index = uses[0]
+        if not (reader.op_type in COPYING and index == 0) and _factor(reader, facts) != 1 - index:
+            break
+        value = reader.outputs[0]
         uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != "Add":
         return False

@@ -6,17 +6,20 @@ What almost matches gets its own reason, so that nobody has to guess why a famil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from normswap import probes, regions
+from normswap.averages import POOLS, PRODUCTS
 from normswap.facts import Facts
 from normswap.probes import Setting
-from normswap.reference import Array, Floats, center
+from normswap.reference import Array, Floats
 from normswap.regions import Region
 
+Flags = npt.NDArray[np.bool_]
 # Enough to tell one law from another on noise-free probes; nothing is rewritten because of a diagnosis.
 RESEMBLANCE = 1e-6
 
@@ -31,51 +34,89 @@ class Touch:
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A region's answers to one probe u: its values at u, their odd parts, and what changing one element changes."""
+    """What a region shows: its values at a probe u, what changing one element of u changes, and answers it gave.
 
+    `probes` are u and another one; `answers` the odd parts of all values at a multiple of one of them, by both.
+    """
+
+    setting: Setting
+    probes: tuple[Floats, Floats]
     values: Mapping[ir.Value, Array]
-    odd: Mapping[ir.Value, Floats]
     touches: tuple[Touch, ...]
+    answers: dict[tuple[float, int], Mapping[ir.Value, Floats]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, setting: Setting, u: Floats) -> Observation:
+    def of(cls, setting: Setting) -> Observation:
         """Observe the region at u, touching its first, last and middle element. Raises `Unexecutable`."""
-        touches = []
-        for index in zip(*((0, n - 1, (n - 1) // 2) for n in u.shape), strict=True):
-            changed = u.copy()
-            changed[index] += 0.5
-            touches.append(Touch(index, setting.run(changed)))
-        return cls(setting.run(u), odd_part(setting, u), tuple(touches))
+        random = probes.generator()
+        u, other = (probes.well_conditioned(setting.shape, random) for _ in range(2))
+        seen = cls(setting, (u, other), setting.run(u), ())
+        places = zip(*((0, n - 1, (n - 1) // 2) for n in u.shape), strict=True)
+        return replace(seen, touches=tuple(seen.touch(place) for place in places))
+
+    @property
+    def u(self) -> Floats:
+        """The probe."""
+        return self.probes[0]
+
+    @property
+    def odd(self) -> Mapping[ir.Value, Floats]:
+        """The odd parts of the values at u."""
+        return self._answered(1.0, 0)
+
+    def answer(self, target: ir.Value, scale: float, probe: int = 0) -> Floats:
+        """The odd part of a target at a multiple of a probe. Raises `Unexecutable`."""
+        return self._answered(scale, probe)[target]
+
+    def _answered(self, scale: float, probe: int) -> Mapping[ir.Value, Floats]:
+        if (scale, probe) not in self.answers:
+            self.answers[scale, probe] = odd_part(self.setting, scale * self.probes[probe])
+        return self.answers[scale, probe]
+
+    def touch(self, index: tuple[int, ...]) -> Touch:
+        """Change one element of u. Raises `Unexecutable`."""
+        changed = self.u.copy()
+        changed[index] += 0.5
+        return Touch(index, self.setting.run(changed))
+
+    def reach(self, target: ir.Value, touch: Touch) -> tuple[int, ...]:
+        """The axes along which a touched element has a say in other elements of the target."""
+        changed = touch.values[target] != self.values[target]
+        return tuple(axis for axis, place in enumerate(touch.index) if np.delete(changed, place, axis).any())
 
     def reaches(self, target: ir.Value) -> tuple[tuple[int, ...], ...]:
-        """For each touched element, the axes along which it has a say in other elements of the target."""
-        return tuple(
-            tuple(
-                axis
-                for axis, place in enumerate(touch.index)
-                if np.delete(touch.values[target] != self.values[target], place, axis).any()
-            )
-            for touch in self.touches
-        )
+        """Those axes for each of the first, last and middle element."""
+        return tuple(self.reach(target, touch) for touch in self.touches)
 
     def axes(self, target: ir.Value) -> tuple[int, ...]:
         """The axes of a group: those along which one element of x has a say in others."""
         return tuple(sorted({axis for reach in self.reaches(target) for axis in reach}))
+
+    def groups(self, target: ir.Value, axis: int) -> int | None:
+        """Into how many runs of one length this one of its axes is cut, 1 where it is whole; None for other orders.
+
+        Where a gain of zero hides the target's elements, they may belong to any run.
+        """
+        axes = self.axes(target)
+        here, live = self.values[target], self.odd[target] != 0
+        size, seen = here.shape[axis], list[tuple[int, Flags, Flags]]()
+        for touch in self.touches:
+            group = tuple(slice(None) if other in axes else place for other, place in enumerate(touch.index))
+            seen.append((touch.index[axis], (touch.values[target] != here)[group], live[group]))
+        for count in (count for count in range(1, size + 1) if size % count == 0):
+            run = (np.arange(size) // (size // count)).reshape([size if other == axis else 1 for other in axes])
+            if all(((changed == (run == run.flat[place])) | ~alive).all() for place, changed, alive in seen):
+                return count
+        return None
 
     def differs(self, target: ir.Value) -> bool:
         """Whether the target has groups and is not merely a statistic of each, repeated over its elements."""
         axes, odd = self.axes(target), self.odd[target]
         return bool(axes) and not _close(odd, odd.mean(axis=axes, keepdims=True))
 
-    def fills(self, target: ir.Value) -> bool:
-        """Whether every touched element has a say in all others along the axes of its group."""
-        axes = self.axes(target)
-        here = self.values[target]
-        for touch in self.touches:
-            group = tuple(slice(None) if axis in axes else place for axis, place in enumerate(touch.index))
-            if not (touch.values[target] != here)[group].all():
-                return False
-        return True
+    def is_partial(self, target: ir.Value) -> bool:
+        """Whether some elements have a say in others, and some have not."""
+        return len(set(self.reaches(target))) > 1
 
 
 def odd_part(setting: Setting, x: Floats) -> dict[ir.Value, Floats]:
@@ -88,29 +129,25 @@ def odd_part(setting: Setting, x: Floats) -> dict[ir.Value, Floats]:
     }
 
 
-def reason_against(region: Region, setting: Setting, targets: Sequence[ir.Value], facts: Facts) -> str:
+def reason_against(region: Region, seen: Observation, targets: Sequence[ir.Value], facts: Facts) -> str:
     """The id of the reason why a region that has no form is no norm. Raises `Unexecutable`."""
-    u = probes.well_conditioned(setting.shape, probes.generator())
-    seen = Observation.of(setting, u)
     grouped = [target for target in targets if target in seen.odd and seen.differs(target)]
     if not grouped:
         return "not-a-norm"
-    last, double = grouped[-1], odd_part(setting, 2 * u)
-    if all(_close(double[target], 2 * seen.odd[target]) for target in grouped):
+    last = grouped[-1]
+    if all(_close(seen.answer(target, 2.0), 2 * seen.odd[target]) for target in grouped):
         return "center-only"
     reduced = _reduced(region, facts)
     if reduced is not None and (len(reduced) > 1 or seen.axes(last) not in reduced):
         return "different-axes"
-    if len(set(seen.reaches(last))) > 1:
+    if seen.is_partial(last):
         return "partial-statistics"
-    if not seen.fills(last):
+    if all(seen.groups(last, axis) is None for axis in seen.axes(last)):
         return "group-statistics"
-    if _epsilon_outside(setting, last, seen.axes(last)):
-        return "epsilon-outside"
     if any(node.op_type in regions.PIECEWISE - {"Abs"} for node in region.nodes):
         return "piecewise"
     # far from every epsilon, the answer keeps its direction
-    ratio = odd_part(setting, 2e6 * u)[last] / odd_part(setting, 1e6 * u)[last]
+    ratio = seen.answer(last, 2e6) / seen.answer(last, 1e6)
     return "other-statistic" if _close(ratio, np.full_like(ratio, ratio.flat[0])) else "not-a-norm"
 
 
@@ -122,9 +159,9 @@ def _reduced(region: Region, facts: Facts) -> set[tuple[int, ...]] | None:
     """The sets of axes of x that the region's reductions reduce; None where a layout operator may have moved them."""
     rank, found = len(facts.shape(region.x) or ()), set[tuple[int, ...]]()
     for node in region.nodes:
-        if node.op_type in regions.RIGID | regions.SIZED | regions.MATRIX_PRODUCTS:
+        if node.op_type in regions.RIGID | regions.SIZED | PRODUCTS:
             return None
-        if node.op_type in regions.POOLS:
+        if node.op_type in POOLS:
             found.add(tuple(range(2, rank)))
         if node.op_type in regions.SUMS and node.inputs[0] is not None:
             shape = facts.shape(node.inputs[0])
@@ -133,21 +170,3 @@ def _reduced(region: Region, facts: Facts) -> set[tuple[int, ...]] | None:
                 return None
             found.add(tuple(axis - len(shape) + rank for axis in axes))
     return found
-
-
-def _epsilon_outside(setting: Setting, target: ir.Value, axes: tuple[int, ...]) -> bool:
-    """Whether base/value is (a·√ms + ε)/gain on probes a·u: a line in a, with a foot, and one gain for several u."""
-    random, gains = probes.generator(), list[tuple[Floats, Floats]]()
-    scales = (1e-6, 1e-4, 1e-2, 1.0)
-    for _ in range(2):
-        u = probes.well_conditioned(setting.shape, random)
-        inverse = [scale / odd_part(setting, scale * u)[target] for scale in scales]
-        slope = (inverse[-1] - inverse[0]) / (scales[-1] - scales[0])
-        foot = inverse[0] - slope * scales[0]
-        if not all(_close(line, foot + slope * a) for line, a in zip(inverse, scales, strict=True)):
-            return False
-        if not (np.abs(foot) > RESEMBLANCE * np.abs(inverse[0])).any():
-            return False
-        one, other = (base / np.sqrt((base**2).mean(axis=axes, keepdims=True)) for base in (center(u, axes), u))
-        gains.append((slope * one, slope * other))
-    return any(_close(first, second) for first, second in zip(*gains, strict=True))

@@ -253,11 +253,16 @@ def outwards(found: Discovery, start: ir.Value) -> Iterator[ir.Value]:
         yield value
         nodes = [value.producer(), *(use.node for use in value.uses())]
         for node in nodes:
-            step = found.steps.get(node) if node is not None else None
-            if node is None or step is None:
+            if node is None or node not in found.steps:
                 continue
-            near = [node.inputs[index] for index in step.inputs] + [node.outputs[index] for index in step.outputs]
-            for other in near:
-                if other is not None and other not in seen and other in found.labels:
+            for other in stepped(found, node):
+                if other not in seen:
                     seen.add(other)
                     queue.append(other)
+
+
+def stepped(found: Discovery, node: ir.Node) -> list[ir.Value]:
+    """The labelled values that the step of `node` changes."""
+    step = found.steps[node]
+    near = [node.inputs[index] for index in step.inputs] + [node.outputs[index] for index in step.outputs]
+    return [value for value in near if value is not None and value in found.labels]

@@ -1,7 +1,6 @@
-"""New values and nodes: constants that are computed when written, explicit maps, and norms as `normswap.*` nodes.
+"""New values and nodes: constants that are computed when written, and explicit maps.
 
-A node of the domain `normswap` is a norm on its way from one spelling to another: (x, axes, epsilon, gain[, bias]),
-defined by `rules/norms/`. `spell` turns it into the operators of a runtime before anything is saved.
+A constant is a map applied to what it was made of, in float64, rounded once to the type it is stored in.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import onnx_ir as ir
 from normswap import maps
 from normswap.facts import Facts
 from normswap.maps import Deferred, Map, Shape
-from normswap.norm import Norm, Parameter
+from normswap.norm import Norm
 from normswap.reference import Floats
 
 DOMAIN = "normswap"
@@ -157,26 +156,6 @@ def _reduce_mean(emitter: Emitter, value: ir.Value, axes: Sequence[int]) -> ir.N
     return ir.Node("", "ReduceMean", inputs, attributes, outputs=[output], name=name)
 
 
-def canonical(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
-    """The norm of `source` as one `normswap.*` node, and an Add where its kind has no bias of its own."""
-    like = norm.output
-    rank = len(emitter.facts.dims(norm.input) or ())
-    axes = np.asarray([axis - rank for axis in norm.axes], dtype=np.int64)
-    inputs: list[ir.Value | None] = [
-        source,
-        emitter.raw(axes, f"{norm.name}/axes"),
-        emitter.raw(_epsilon(emitter.facts, norm), f"{norm.name}/epsilon"),
-        _parameter(emitter, norm.gain or _ones(emitter.facts, norm), f"{norm.name}/gain", like),
-    ]
-    bias = None if norm.bias is None else _parameter(emitter, norm.bias, f"{norm.name}/bias", like)
-    if norm.parts.center and bias is not None:
-        inputs.append(bias)
-    nodes = [emitter.node(norm.operator, inputs, f"{norm.name}/{norm.operator}", like, domain=DOMAIN)]
-    if bias is not None and not norm.parts.center:
-        nodes.append(emitter.node("Add", [nodes[0].outputs[0], bias], f"{norm.name}/shift", like))
-    return nodes
-
-
 def affine(emitter: Emitter, norm: Norm, source: ir.Value) -> list[ir.Node]:
     """The Affine of a norm without statistics: a BatchNormalization if it is one and whole, else a Mul and an Add."""
     nodes: list[ir.Node] = []
@@ -201,24 +180,3 @@ def _batch_normalization(emitter: Emitter, norm: Norm, gain: Floats, bias: Float
     ]
     attributes = {"epsilon": ir.AttrFloat32("epsilon", norm.epsilon)}
     return emitter.node("BatchNormalization", [source, *inputs], f"{norm.name}/norm", norm.output, attributes)
-
-
-def _epsilon(facts: Facts, norm: Norm) -> npt.NDArray[np.generic]:
-    """ε in float64 for a float64 norm, else in float32, the type of the operators' attribute."""
-    wide = facts.dtype(norm.input) == ir.DataType.DOUBLE
-    return np.asarray(norm.epsilon, dtype=np.float64 if wide else np.float32)
-
-
-def _ones(facts: Facts, norm: Norm) -> Parameter:
-    """A gain that does nothing, aligned at the last axis of the norm's output, which need not be one of its own."""
-    dims = facts.dims(norm.output) or ()
-    sizes = enumerate(dims[min(norm.axes) :], min(norm.axes))
-    return Parameter(np.ones(tuple((size or 1) if axis in norm.axes else 1 for axis, size in sizes)))
-
-
-def _parameter(emitter: Emitter, parameter: Parameter, name: str, like: ir.Value) -> ir.Value:
-    """The graph's own value where the parameter is one tensor of the right type and rank, else a new constant."""
-    facts, value = emitter.facts, parameter.value
-    if value is not None and facts.dtype(value) == facts.dtype(like) and facts.rank(value) == 1:
-        return value
-    return emitter.parameter(parameter.array, name, like)

@@ -6,6 +6,7 @@ chains of operators too; those that a plan made, in float64 from what they were 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -110,7 +111,7 @@ class Facts:
         if node.op_type == "Constant" and node.domain in reference.ONNX_DOMAINS:
             return value.const_value is not None or _constant_of(node) is not None
         shape = self.shape(value)
-        if shape is None or np.prod(shape, dtype=np.float64) > CONSTANT_BUDGET:
+        if shape is None or math.prod(shape) > CONSTANT_BUDGET:
             return False
         return bool(node.inputs) and all(item is None or self.is_constant(item) for item in node.inputs)
 
@@ -226,7 +227,7 @@ def _constant_of(node: ir.Node) -> Array | None:
         if attribute.is_ref():
             return None
         if name == "value":
-            return np.asarray(attribute.as_tensor().numpy())
+            return np.asarray(attribute.value.numpy())  # `as_tensor` looks at a protocol, which takes long
         if name in ("value_float", "value_floats"):
             return np.asarray(attribute.value, dtype=np.float32)
         if name in ("value_int", "value_ints"):

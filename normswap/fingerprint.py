@@ -6,46 +6,28 @@ RMS∘Center and RMS are odd, so the bias is the even part of the region's answe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from normswap import probes, reference, regions
-from normswap.diagnose import Observation, odd_part, reason_against
+from normswap import probes
+from normswap.diagnose import Observation, reason_against
 from normswap.facts import Facts
-from normswap.norm import PARTS, Kind
+from normswap.form_candidates import is_piecewise, other, plain
+from normswap.forms import TOLERANCE, Form, solved
+from normswap.naming import size_of
+from normswap.offsets import bent
 from normswap.probes import Setting
 from normswap.reference import Array, Floats, Unexecutable
 from normswap.regions import Region, Shape
 
-# A region and its formula agree when they differ by less than this, relative to |gain|·|R|: a thousand times the error
-# that E[x²] − E[x]² makes at the largest offset probed, and a tenth of what rounding 1/N to float32 would make.
-TOLERANCE = 1e-9
 # What float64 leaves of a number that was solved for.
 ROUNDING = 1e-11
-# A first look at ε, from below the square root of every ε in use; √ε itself gives it to full precision afterwards.
-TINY = 1e-12
-# Center first: what is a LayerNorm of x is no RMSNorm of x.
-KINDS: tuple[Kind, ...] = ("LayerNorm", "RMSNorm")
-
-
-@dataclass(frozen=True)
-class Form:
-    """A norm up to its constant Affine: the kind, the axes of x, and ε."""
-
-    kind: Kind
-    axes: tuple[int, ...]
-    epsilon: float
-
-    def core(self, x: Floats) -> Floats:
-        """RMS(ε)(Center(x)), with Center only where the kind has it."""
-        return reference.root_mean_square(self.base(x), self.axes, self.epsilon)
-
-    def base(self, x: Floats) -> Floats:
-        """What is divided by its root mean square: Center(x), or x."""
-        return reference.center(x, self.axes) if PARTS[self.kind].center else x
+# What a target may be, seen from one probe.
+Forms = Callable[[Observation, ir.Value], Iterable[Form]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +44,7 @@ class Affine:
         except ValueError:
             return False
 
+    @np.errstate(invalid="ignore")  # infinity less infinity
     def agrees(self, value: Array, core: Floats) -> bool:
         """Whether the value is gain · core + bias, up to `TOLERANCE` of gain · core and the rounding of the sum."""
         scaled = self.gain * core
@@ -69,7 +52,12 @@ class Affine:
             return False
         rounding = 64 * np.finfo(np.float64).eps * (np.abs(self.gain).max() + np.abs(self.bias).max())
         error = np.abs(value.astype(np.float64) - scaled - self.bias)
-        return bool((error <= TOLERANCE * np.abs(scaled).max() + rounding).all())
+        ordinary = np.isfinite(scaled)
+        loudest = float(np.abs(scaled[ordinary]).max(initial=0.0))
+        # over a zero, zero is NaN, and what a statistic of other elements divides is infinite, of one sign
+        same = (np.isnan(scaled) & np.isnan(value)) | (scaled == value)
+        allowed = np.where(ordinary, error <= TOLERANCE * loudest + rounding, same)
+        return bool(allowed.all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,51 +73,77 @@ class Match:
 def match(region: Region, facts: Facts) -> Match | str:
     """What a region is, proved on fresh probes of other kinds, or the id of the reason why it is no norm.
 
-    A target that falls at a later probe takes all that follow from it along.
+    Whole groups with ε under the root come first; other groups, and other places of ε, where that is not it.
     """
     targets = region.targets(facts)
     both = probes.settings(region, facts)
     if both is None:
         return "not-executable"
+    reasons: list[str] = []
     try:
-        form, affines = _first_form(both[0], targets)
-        if form is None:
-            return reason_against(region, both[0], targets, facts)
-        piecewise = any(node.op_type in regions.PIECEWISE for node in region.nodes)
-        random, reason = probes.generator(), "not-a-norm"
-        for stage, setting, fresh in (
-            ("other-statistic", both[0], probes.ordinary(both[0].shape, form.epsilon, random)),
-            ("size-dependent", both[1], probes.ordinary(both[1].shape, form.epsilon, random)),
-            ("piecewise", both[0], probes.piercing(both[0], random) if piecewise else ()),
-        ):
-            fallen = affines.keys() - proved(setting, form, affines, fresh)
-            if fallen:
-                first = min(targets.index(target) for target in fallen)
-                affines = {target: part for target, part in affines.items() if targets.index(target) < first}
-                reason = "piecewise" if piecewise else stage
+        seen = Observation.of(both[0])
+        for forms in (plain, other):
+            for form, affines in _alike_on_a_plain_probe(seen, targets, forms):
+                found = _tested(region, both, form, affines, targets)
+                if isinstance(found, Match):
+                    return _reason_against(form, facts.dims(region.x) or ()) or found
+                reasons.append(found)
+        return reasons[0] if reasons else reason_against(region, seen, targets, facts)
     except Unexecutable:
         return "not-executable"
-    return Match(form, frozenset(targets.index(target) for target in affines)) if affines else reason
 
 
-def _first_form(setting: Setting, targets: Sequence[ir.Value]) -> tuple[Form | None, dict[ir.Value, Affine]]:
-    """The form of the first target that has one on a plain probe, and the Affines of all targets that have it too."""
-    u = probes.well_conditioned(setting.shape, probes.generator())
-    seen = Observation.of(setting, u)
-    tiny = odd_part(setting, TINY * u)
+def _reason_against(form: Form, dims: Sequence[int | None]) -> str | None:
+    """The id of the reason why a form that was proved is no norm that has a name."""
+    if form.place == "outside" and not form.center and form.elements is None:  # pRMSNorm was released so
+        return "epsilon-outside"
+    return "size-dependent" if form.total and form.center and size_of(form, dims) is None else None
+
+
+def _alike_on_a_plain_probe(
+    seen: Observation, targets: Sequence[ir.Value], forms: Forms
+) -> Iterator[tuple[Form, dict[ir.Value, Affine]]]:
+    """The `forms` of the first target that has any on a plain probe; the Affines of all targets that have it too."""
+    setting, found = seen.setting, False
     for target in targets:
-        axes = seen.axes(target) if _answers(target, seen) else ()
-        for kind in KINDS if axes else ():
-            epsilon = _solve(setting, target, Form(kind, axes, 0.0), u, seen.odd[target], tiny[target])
-            if epsilon is None:
+        for candidate in forms(seen, target) if not found and _answers(target, seen) else ():
+            form = solved(candidate, seen.u, partial(seen.answer, target))
+            if form is None:
                 continue
-            form = Form(kind, axes, epsilon)
-            affines = {t: _affine(form, u, seen.values[t], seen.odd[t]) for t in targets if _answers(t, seen)}
-            plain = next(probes.ordinary(setting.shape, epsilon, np.random.default_rng(probes.SEED + 1)))
-            have = proved(setting, form, affines, [plain])
+            affines = {t: _affine(form, seen.u, seen.values[t], seen.odd[t]) for t in targets if _answers(t, seen)}
+            fresh = next(probes.ordinary(setting.shape, form.scale, np.random.default_rng(probes.SEED + 1)))
+            have = proved(setting, form, affines, [fresh])
             if target in have:
-                return form, {t: part for t, part in affines.items() if t in have}
-    return None, {}
+                found = True
+                yield form, {t: part for t, part in affines.items() if t in have}
+
+
+def _tested(
+    region: Region,
+    both: Sequence[Setting],
+    form: Form,
+    affines: Mapping[ir.Value, Affine],
+    targets: Sequence[ir.Value],
+) -> Match | str:
+    """The match that stands on probes of every kind, or the reason why none does.
+
+    A target that falls at a later probe takes all that follow from it along.
+    """
+    piecewise = is_piecewise(region)
+    random, reason = probes.generator(), "not-a-norm"
+    for stage, setting, fresh in (
+        ("other-statistic", both[0], probes.ordinary(both[0].shape, form.scale, random)),
+        ("size-dependent", both[1], probes.ordinary(both[1].shape, form.scale, random)),
+        ("piecewise", both[0], probes.piercing(both[0], random) if piecewise else ()),
+    ):
+        fallen = affines.keys() - proved(setting, form, affines, fresh)
+        if stage == "piecewise" and piecewise and form.center:
+            fallen |= bent(setting, form, {target: (part.gain, part.bias) for target, part in affines.items()})
+        if fallen:
+            first = min(targets.index(target) for target in fallen)
+            affines = {target: part for target, part in affines.items() if targets.index(target) < first}
+            reason = "piecewise" if piecewise else stage
+    return Match(form, frozenset(targets.index(target) for target in affines)) if affines else reason
 
 
 def _answers(target: ir.Value, seen: Observation) -> bool:
@@ -139,34 +153,7 @@ def _answers(target: ir.Value, seen: Observation) -> bool:
     return bool(np.abs(seen.odd[target]).max() > TOLERANCE * np.abs(seen.values[target].astype(np.float64)).max())
 
 
-def _solve(setting: Setting, target: ir.Value, form: Form, u: Floats, plain: Floats, tiny: Floats) -> float | None:
-    """ε of one target, on the assumption that it has this form; None where no ε makes sense. May be `Unexecutable`.
-
-    With r(a) = v(a·u)/base(a·u) = gain/√(a²·ms + ε) and q = r(1)/r(a): ε = ms·(q² − a²)/(1 − q²).
-    """
-    if _alike(plain, tiny):
-        return 0.0
-    if _alike(TINY * plain, tiny):  # linear, as a Center is: a root mean square with no end to its ε
-        return None
-    epsilon = _epsilon(form, u, plain, tiny, TINY)
-    for _ in range(2):
-        if not 0 < epsilon < np.inf:
-            return None
-        scale = float(np.sqrt(epsilon))
-        epsilon = _epsilon(form, u, plain, odd_part(setting, scale * u)[target], scale)
-    return epsilon if 0 < epsilon < np.inf else None
-
-
-def _alike(one: Floats, other: Floats) -> bool:
-    return bool((np.abs(one - other) <= TOLERANCE * np.abs(one).max()).all())
-
-
-def _epsilon(form: Form, u: Floats, plain: Floats, scaled: Floats, scale: float) -> float:
-    square = (scale * plain / scaled) ** 2
-    mean_square = (form.base(u) ** 2).mean(axis=form.axes, keepdims=True)
-    found = mean_square * (square - scale**2) / (1 - square)
-    usable = np.isfinite(found) & (plain != 0)
-    return float(np.median(found[usable])) if usable.any() else float("nan")
+# --- the Affine -----------------------------------------------------------------------------------------------------
 
 
 def _affine(form: Form, u: Floats, value: Array, odd: Floats) -> Affine:
@@ -202,9 +189,9 @@ def proved(setting: Setting, form: Form, affines: Mapping[ir.Value, Affine], fre
 
 @np.errstate(all="ignore")
 def parameters(region: Region, found: Match, facts: Facts) -> tuple[Setting, dict[ir.Value, Affine]] | None:
-    """The gain and bias of each matching target of one region of a known form, checked on a fresh probe.
+    """The gain and bias of each matching target of one region of a known form; None where the first one has another.
 
-    The region's own constant vectors are read here; None where they make the first of its targets another form.
+    The region's own constant vectors are read here, and checked on a plain probe and on one around ε's own scale.
     """
     targets = [target for number, target in enumerate(region.targets(facts)) if number in found.targets]
     ready = probes.settings(region, facts, bindings=(0,))
@@ -213,9 +200,11 @@ def parameters(region: Region, found: Match, facts: Facts) -> tuple[Setting, dic
     (setting,), form, random = ready, found.form, probes.generator()
     u = probes.well_conditioned(setting.shape, random)
     try:
-        values, odd = setting.run(u), odd_part(setting, u)
+        values, minus = setting.run(u), setting.run(-u)
+        odd = {target: (values[target].astype(np.float64) - minus[target].astype(np.float64)) / 2 for target in targets}
         affines = {target: _affine(form, u, values[target], odd[target]) for target in targets}
-        standing = proved(setting, form, affines, [next(probes.ordinary(setting.shape, form.epsilon, random))])
+        fresh = [scale * random.standard_normal(setting.shape) for scale in (1.0, form.scale or 1.0)]
+        standing = proved(setting, form, affines, fresh)
     except Unexecutable:
         return None
     affines = {target: part for target, part in affines.items() if target in standing}

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from normswap.dead_branch import remove_dead_branches
-from normswap.discover import Discovery, outwards
+from normswap.discover import Discovery, stepped
 from normswap.goals import Part, Sites, affine_goals, combined_goals, has_affine, selected
 from normswap.ledger import Refusal
 from normswap.merge import merge
-from normswap.norm import Kind, Norm
+from normswap.norm import PARTS, Kind, Norm
 from normswap.plain_weights import fold_computed
 from normswap.plan import Plan, plan_pull, plan_push
 from normswap.refusals import explain_affine
@@ -52,7 +54,7 @@ WAYS: tuple[tuple[Direction, Part], ...] = (
 KINDS: tuple[frozenset[Kind], ...] = (
     frozenset({"BatchNorm"}),
     frozenset({"Affine"}),
-    frozenset({"LayerNorm", "RMSNorm"}),
+    frozenset(kind for kind, parts in PARTS.items() if parts.root_mean_square),
 )
 PLANNERS: Mapping[Direction, Planner] = {"pull": plan_pull, "push": plan_push}
 WORDS: Mapping[Direction, str] = {"pull": "up", "push": "down"}
@@ -131,7 +133,8 @@ def _try(session: Session, stage: Stage, sites: Sites) -> bool:
             continue
         plan = _move(session, stage, goals)
         moved |= bool(plan.goals)
-        left = {goal.site for goal in goals if goal not in plan.goals and _meets_another(plan, goal)}
+        moving, near = set(plan.goals), _near_conflicts(plan.discovery)
+        left = {goal.site for goal in goals if goal not in moving and goal.value in near}
         for site in sorted(left):
             alone = _goals(session, stage, kinds, {site})
             moved |= bool(alone) and bool(_move(session, stage, alone).goals)
@@ -142,9 +145,17 @@ def _move(session: Session, stage: Stage, goals: Sequence[Goal]) -> Plan:
     return move(session, PLANNERS[stage.direction], goals, stage.rule, allow_explicit=stage.allow_explicit)
 
 
-def _meets_another(plan: Plan, goal: Goal) -> bool:
-    """Whether another goal of the same problem may be why `goal` did not move."""
-    return not plan.discovery.conflicts.isdisjoint(outwards(plan.discovery, goal.value))
+def _near_conflicts(found: Discovery) -> set[ir.Value]:
+    """The values of goals that may not have moved because of another: those from which a conflict can be reached."""
+    near, pending = set(found.conflicts), list(found.conflicts)
+    while pending:
+        value = pending.pop()
+        for node in (value.producer(), *(use.node for use in value.uses())):
+            if node is not None and node in found.steps and value in stepped(found, node):
+                fresh = {item for item in (*node.inputs, *node.outputs) if item is not None} - near
+                near |= fresh
+                pending += fresh
+    return near
 
 
 def _goals(session: Session, stage: Stage, kinds: frozenset[Kind], sites: Sites) -> list[Goal]:

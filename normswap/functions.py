@@ -1,18 +1,50 @@
 """Local functions: those that hold norms are inlined, so that maps can cross the calls; others stay functions.
 
-The weights of a body are its caller's arguments, so that only in the place of the call they are constants.
+The weights of a body are its caller's arguments, so that only in the place of the call they are constants. What was
+inlined remembers where it stood, so that `inspect` tells of a norm once per body.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from normswap.norm import Unrecognized
+from normswap.operator_views import operator_kind
+from normswap.recognize import graphs
 from normswap.regions import SUMS
-from normswap.views import operator_kind, unrecognized
+from normswap.views import label, unrecognized
+
+ORIGIN = "normswap.origin"  # in a node's `meta`, which is copied with it and never saved
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a node stood before it was inlined: the path of its body, its place there, and the names it had there."""
+
+    path: str
+    place: int
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def origin(node: ir.Node) -> Origin | None:
+    """Where a node stood before it was inlined; None for one that was not."""
+    found = node.meta.get(ORIGIN)
+    return found if isinstance(found, Origin) else None
+
+
+def _remember(function: ir.Function) -> None:
+    """Note in every node of a function where it stands."""
+    for graph, path in graphs(function.graph, f"{function.domain}.{function.name}"):
+        for place, node in enumerate(graph):
+            inputs = tuple("" if value is None else value.name or "" for value in node.inputs)
+            outputs = tuple(value.name or "" for value in node.outputs)
+            node.meta[ORIGIN] = Origin(path, place, label(node), inputs, outputs)
 
 
 def inlined(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
@@ -26,6 +58,8 @@ def inlined(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     if not holding:
         return model, ()
     result = model.clone()
+    for key in holding:
+        _remember(result.functions[key])
     try:
         InlinePass(lambda function: function.identifier() in holding)(result)
     except (ValueError, ir.passes.PassError, ir.passes.PreconditionError):

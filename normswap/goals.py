@@ -73,7 +73,8 @@ def _split(norm: Norm, direction: Direction, part: Part) -> tuple[Floats | None,
     if part == "whole":
         if gain is None and bias is None:
             return None
-        bare = replace(norm, gain=None, bias=None)
+        kind = "RMSNorm" if norm.kind == "ScaleNorm" else norm.kind  # of which nothing but its number made another
+        bare = replace(norm, kind=kind, gain=None, bias=None)
         return None if gain is None else gain.array, None if bias is None else bias.array, bare
     if gain is None or bias is None:
         return None  # what is left is the whole
@@ -100,7 +101,7 @@ def affine_price(norm: Norm, part: Part, facts: Facts) -> int:
     if norm.kind == "Affine":
         return len(norm.nodes) * operator - (0 if part == "whole" else operator)
     moved = (norm.gain is not None and part != "shift", norm.bias is not None and part != "scale")
-    if norm.kind == "RMSNorm" and moved[1]:  # its bias is an operator of its own
+    if not norm.parts.center and moved[1]:  # its bias is an operator of its own
         return prices.operand(norm.output, facts) * moved[0] + operator
     return prices.operand(norm.output, facts) * sum(moved)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 
 from normswap import conditioning
-from normswap.computed import ComputedWeight
+from normswap.bodies import norms_once, reductions_once
 from normswap.inventory import count_bytes, count_nodes
-from normswap.ledger import Can, Conditioning, Inspection, NormRow, UnrecognizedRow
+from normswap.ledger import Can, Inspection
 from normswap.model import Document
-from normswap.norm import Norm, Parameter, Part
+from normswap.norm import Norm, Obstacle
+from normswap.norm_rows import norm_row, weight_row
+from normswap.reasons import REASONS
 from normswap.session import Session
 from normswap.targets import TARGETS
 
@@ -22,24 +24,27 @@ Answers = dict[str, dict[str, Can]]  # by site, then by target
 def inspection(document: Document) -> Inspection:
     """The norms of a model that was opened."""
     session = Session.of(document.model, proving=False)
-    norms = [*session.norms, *session.affines]
+    norms = [*session.norms, *session.own_affines()]
     weights = [weight for weight in session.computed_weights() if weight.kind is not None]
     sites = (*map(_site, norms), *map(_site, session.named), *(weight.value.name or "" for weight in weights))
     can: Answers = {site: {} for site in sites}
     trials = {name: _tried(name, document, norms, can) for name, target in TARGETS.items() if target.of_norms}
+    for norm in session.named:
+        for name in trials:
+            can[_site(norm)].setdefault(name, _fixed(norm, name))
     folded = trials["folded"]
     conditions = {norm: conditioning.of(norm, folded.weights(_site(norm)), folded.facts) for norm in norms}
+    bundled = {piece: bundle.operator for bundle in session.bundles for piece in bundle.pieces}
     return Inspection(
         model=_summary(document),
         norms=(
-            *(_row(norm, can[_site(norm)], conditions[norm]) for norm in norms),
-            *(_row(norm, can[_site(norm)], None) for norm in session.named),
-            *(_weight_row(weight, can[weight.value.name or ""]) for weight in weights),
+            *norms_once(
+                (norm, norm_row(norm, can[_site(norm)], conditions.get(norm), session.facts, bundled))
+                for norm in (*norms, *session.named)
+            ),
+            *(weight_row(weight, can[weight.value.name or ""], session.facts) for weight in weights),
         ),
-        unrecognized=tuple(
-            UnrecognizedRow(item.node.name or "", item.node.op_type, item.reason_id, item.reason)
-            for item in session.unrecognized
-        ),
+        unrecognized=reductions_once(session.unrecognized),
     )
 
 
@@ -47,67 +52,35 @@ def _site(norm: Norm) -> str:
     return norm.output.name or ""
 
 
+def _fixed(norm: Norm, name: str) -> Can:
+    """What a target of this name makes of a norm that is recognized, and no part of which can move."""
+    if norm.kind == TARGETS[name].result:
+        return _already(norm)
+    reason = f"{norm.kind} `{norm.name}`: {REASONS['kind-not-moved'].meaning}"
+    why = norm.obstacle or Obstacle("kind-not-moved", reason)
+    return Can(exact=False, reason_id=why.reason_id, reason=why.reason)
+
+
+def _already(norm: Norm) -> Can:
+    return Can(exact=False, reason_id="already", reason=f"{norm.kind} `{norm.name}` is one")
+
+
 def _tried(name: str, document: Document, norms: list[Norm], can: Answers) -> Session:
     """A trial of one target, without proofs, and what it says of each site entered in `can`."""
     target, trial = TARGETS[name], Session.of(document.model, proving=False)
     names = target.sites(trial)
     for norm in (norm for norm in norms if norm.kind == target.result):
-        reason = f"{norm.kind} `{norm.name}` is one"
-        can[_site(norm)][name] = Can(exact=False, reason_id="already", reason=reason)
+        can[_site(norm)][name] = _already(norm)
     chosen = target.choose(trial, frozenset(names))
     refused = {refusal.site: refusal for refusal in trial.refused}
-    for site, label in names.items():
-        if site in can and label in refused:
-            reason_id, reason = refused[label].reason_id, refused[label].reason
+    for site, word in names.items():
+        if site in can and word in refused:
+            reason_id, reason = refused[word].reason_id, refused[word].reason
             can[site][name] = Can(exact=False, reason_id=reason_id, reason=reason)
     for site in chosen.sites & can.keys():  # what is refused of one that moves is a part of it
         part = can[site].get(name, Can(exact=True, reason_id="", reason=""))
         can[site][name] = Can(exact=True, reason_id=part["reason_id"], reason=part["reason"])
     return trial
-
-
-def _row(norm: Norm, can: dict[str, Can], condition: Conditioning | None) -> NormRow:
-    seen = norm.outer or norm
-    return NormRow(
-        name=norm.name,
-        kind=seen.kind,
-        axes=seen.axes,
-        size=seen.size,
-        epsilon=norm.epsilon,
-        groups=seen.groups,
-        scale=_origin(norm, "gain", norm.gain),
-        bias=_origin(norm, "bias", norm.bias),
-        spelling=norm.spelling,
-        nodes=tuple(node.name or "" for node in seen.nodes),
-        graph=norm.graph,
-        can=can,
-        variant=norm.variant,
-        conditioning=condition,
-    )
-
-
-def _origin(norm: Norm, part: Part, parameter: Parameter | None) -> str:
-    if part in norm.runtime:
-        return "runtime"
-    return "none" if parameter is None else "constant"
-
-
-def _weight_row(weight: ComputedWeight, can: dict[str, Can]) -> NormRow:
-    return NormRow(
-        name=weight.name,
-        kind=weight.kind or "",
-        axes=weight.axes,
-        size=weight.size,
-        epsilon=weight.epsilon,
-        groups=1,
-        scale=weight.scale,
-        bias="none",
-        spelling=weight.spelling,
-        nodes=tuple(node.name or "" for node in weight.nodes),
-        graph=weight.graph,
-        can=can,
-        variant=weight.variant,
-    )
 
 
 def _summary(document: Document) -> dict[str, object]:

@@ -7,8 +7,9 @@ inference, fed with everything that derives from shapes and small constants, so 
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ import onnx_ir as ir
 from normswap import loops, reference
 from normswap.facts import NOT_DETERMINISTIC, SMALL, Facts, has_subgraph
 from normswap.maps import Shape
-from normswap.reference import Array
+from normswap.reference import Array, Floats
 
 # Two sets of distinct primes for the free dimensions: small, so that probes are cheap, and the second larger in every
 # place, with other differences, so that a dimension on which both bindings agree is static: sums, products and
@@ -46,11 +47,13 @@ UNINFERABLE = (
     TypeError,
     ValueError,
 )
+# Operators that make a shape of shapes alone, whatever numbers they read: the layers of a model differ in these only.
+OF_SHAPES = frozenset({"Add", "Conv", "Div", "Gemm", "MatMul", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Where"})
 # Norm operators that onnx has no schema for (in a domain of onnxruntime's, or before the opset that brought them).
 NORM_OPERATORS = frozenset(
     (domain, name)
     for domain, name in reference.STAND_INS
-    if (name.endswith("Normalization") and name != "BatchNormalization") or domain == "normswap"
+    if (name.endswith(("Norm", "Normalization")) and name != "BatchNormalization") or domain == "normswap"
 )
 
 
@@ -171,45 +174,80 @@ def _infer(facts: Facts, node: ir.Node, binding: int) -> None:
                 facts.types.setdefault(output, dtype)
         return
     if (node.domain, node.op_type) in NORM_OPERATORS:
-        first = facts.shape(node.inputs[0], binding) if node.inputs[0] is not None else None
-        for output in (node.outputs[0], *node.outputs[3:4]):
-            if first is not None:
-                shapes[output] = first
-            dtype = facts.dtype(node.inputs[0]) if node.inputs[0] is not None else None
-            if dtype is not None:
-                facts.types.setdefault(output, dtype)
+        _infer_norm(facts, node, binding)
         return
-    inferred = _infer_node(facts, node, binding)
-    for output in node.outputs:
-        proto = inferred.get(output.name or "")
-        if proto is None or not proto.HasField("tensor_type"):
-            continue
-        tensor = proto.tensor_type
-        if tensor.elem_type:
-            facts.types.setdefault(output, ir.DataType(tensor.elem_type))
-        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
-            sizes = tuple(dim.dim_value for dim in tensor.shape.dim)
-            if min(sizes, default=0) >= 0:
-                shapes[output] = sizes
+    for output, (dtype, sizes) in zip(node.outputs, _inferred(facts, node, binding), strict=False):
+        if dtype is not None:
+            facts.types.setdefault(output, dtype)
+        if sizes is not None:
+            shapes[output] = sizes
 
 
-def _infer_node(facts: Facts, node: ir.Node, binding: int) -> Mapping[str, onnx.TypeProto]:
+def _infer_norm(facts: Facts, node: ir.Node, binding: int) -> None:
+    """The output of a norm operator, and the sum that it may deliver besides, have the shape and type of its input."""
+    first, place = node.inputs[0], {"SkipGroupNorm": 1, "EmbedLayerNormalization": 2}.get(node.op_type, 3)
+    shape = None if first is None else facts.shape(first, binding)
+    if node.op_type == "EmbedLayerNormalization":  # a row of the table for each id
+        first = node.inputs[2]
+        table = None if first is None else facts.shape(first, binding)
+        shape = None if shape is None or table is None else (*shape, *table[1:])
+    dtype = None if first is None else facts.dtype(first)
+    for output in (node.outputs[0], *node.outputs[place : place + 1]):
+        if shape is not None:
+            facts.shapes[binding][output] = shape
+        if dtype is not None:
+            facts.types.setdefault(output, dtype)
+
+
+# What inference says of an output: its type and its shape, as far as they are known.
+Inferred = tuple[ir.DataType | None, Shape | None]
+# The outputs of an operator by what they follow from: nodes that are alike are inferred once.
+_known: dict[Hashable, Sequence[Inferred]] = {}
+MOST_KNOWN = 1 << 14
+
+
+def _inferred(facts: Facts, node: ir.Node, binding: int) -> Sequence[Inferred]:
+    inputs = tuple(None if value is None else _input(facts, node, value, binding) for value in node.inputs)
+    alike = reference.alike(node, facts.opset(node))
+    numbers = tuple(None if item is None or item[2] is None else item[2].tobytes() for item in inputs)
+    kinds = tuple(None if item is None else (*item[:2], item[2] is None or item[2].dtype.str) for item in inputs)
+    key = None if alike is None else (alike, kinds, numbers, facts.model.ir_version)
+    if key is None or key not in _known:
+        found = _infer_node(facts, node, inputs)
+        if key is None:
+            return found
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[key] = found
+    return _known[key]
+
+
+Input = tuple[ir.DataType | None, Shape | None, Array | None]
+
+
+def _input(facts: Facts, node: ir.Node, value: ir.Value, binding: int) -> Input:
+    """The type of an input, its shape, and its numbers where these are few and may be sizes or positions."""
+    dtype, shape = facts.dtype(value), facts.shape(value, binding)
+    small = shape is not None and math.prod(shape) <= SMALL
+    array = facts.derived(value, binding) if small and node.op_type not in OF_SHAPES else None
+    return dtype, shape, array
+
+
+def _infer_node(facts: Facts, node: ir.Node, inputs: Sequence[Input | None]) -> Sequence[Inferred]:
     opset = facts.opset(node)
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
-    for value in node.inputs:
-        if value is None or value.name is None:
+    for value, item in zip(node.inputs, inputs, strict=True):
+        if value is None or value.name is None or item is None:
             continue
-        dtype, shape = facts.dtype(value), facts.shape(value, binding)
+        dtype, shape, array = item
         if dtype is not None:
             types[value.name] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
-        small = shape is not None and np.prod(shape, dtype=np.float64) <= SMALL
-        array = facts.derived(value, binding) if small else None
         if array is not None:
             data[value.name] = onnx.numpy_helper.from_array(np.ascontiguousarray(array), value.name)
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-        return onnx.shape_inference.infer_node_outputs(
+        inferred = onnx.shape_inference.infer_node_outputs(
             schema,
             ir.serde.serialize_node(node),
             types,
@@ -218,7 +256,19 @@ def _infer_node(facts: Facts, node: ir.Node, binding: int) -> Mapping[str, onnx.
             ir_version=max(facts.model.ir_version, 4),
         )
     except UNINFERABLE:
-        return {}
+        return ()
+    return [_of_proto(inferred.get(output.name or "")) for output in node.outputs]
+
+
+def _of_proto(proto: onnx.TypeProto | None) -> Inferred:
+    if proto is None or not proto.HasField("tensor_type"):
+        return None, None
+    tensor = proto.tensor_type
+    dtype = ir.DataType(tensor.elem_type) if tensor.elem_type else None
+    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return dtype, None
+    sizes = tuple(dim.dim_value for dim in tensor.shape.dim)
+    return dtype, sizes if min(sizes, default=0) >= 0 else None
 
 
 def _derive(facts: Facts, node: ir.Node, binding: int) -> None:
@@ -235,7 +285,7 @@ def _derive(facts: Facts, node: ir.Node, binding: int) -> None:
             _note(facts, node.outputs[0], known[node.outputs[0]], binding)
         return
     shape = facts.shape(node.outputs[0], binding)
-    if not node.inputs or (shape is not None and np.prod(shape, dtype=np.float64) > SMALL):
+    if not node.inputs or (shape is not None and math.prod(shape) > SMALL):
         return
     if all(value is None or facts.is_constant(value) for value in node.inputs):
         return  # `constant` evaluates these, and only when somebody asks
@@ -245,6 +295,8 @@ def _derive(facts: Facts, node: ir.Node, binding: int) -> None:
         if value is not None and array is None:
             return
         arrays.append(array)
+    if shape is None and _size_asked(node.op_type, arrays) > SMALL:
+        return
     try:
         outputs = reference.run(node, arrays, facts.opset(node))
     except reference.Unexecutable:
@@ -255,9 +307,28 @@ def _derive(facts: Facts, node: ir.Node, binding: int) -> None:
             _note(facts, value, output, binding)
 
 
+def _size_asked(op_type: str, arrays: Sequence[Array | None]) -> float:
+    """How many elements an operand asks for, of an operator that makes a large output from small inputs; else 0."""
+    first, *others = [_numbers(array) for array in arrays] or [np.zeros(0)]
+    if op_type == "ConstantOfShape":
+        return float(np.prod(first, dtype=np.float64))
+    if op_type in ("Expand", "Tile") and others:
+        return max(1, first.size) * float(np.prod(others[0], dtype=np.float64))
+    if op_type == "Range" and len(others) == 2 and others[1]:
+        return float(abs((others[0] - first) / others[1]))
+    return 0.0
+
+
+def _numbers(array: Array | None) -> Floats:
+    """The array in float64; nothing where there is none, and zeros for what is no number."""
+    if array is None:
+        return np.zeros(0)
+    return array.astype(np.float64) if array.dtype.kind in "biuf" else np.zeros(array.shape)
+
+
 def _small_constant(facts: Facts, value: ir.Value) -> Array | None:
     shape = facts.shape(value)
-    if not facts.is_constant(value) or shape is None or np.prod(shape, dtype=np.float64) > SMALL:
+    if not facts.is_constant(value) or shape is None or math.prod(shape) > SMALL:
         return None
     return facts.constant(value)
 

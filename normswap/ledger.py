@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, TypedDict
 
 from normswap.errors import GoalNotMet, Inconclusive
@@ -71,8 +71,45 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
+class NodeRow:
+    """One node of a norm: what it reads and makes by name, "" where it reads nothing.
+
+    Its attributes, and the constants that it reads, are told in words: `1e-05`, `[768]` for the shape of a larger one.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """A constant gain or bias: its shape, and its name where it is one tensor of the model taken as it is."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CoreRow:
+    """The norm within the layout operators of another, which is what a target moves: its kind, axes and size."""
+
+    kind: str
+    axes: tuple[int, ...]
+    size: int | None
+
+
+@dataclass(frozen=True)
 class NormRow:
-    """One norm as `inspect` reports it; `conditioning` is that of folding its gain, where it has a constant one."""
+    """One norm as `inspect` reports it; `conditioning` is that of folding its gain, where it has a constant one.
+
+    `written_axes` are `axes` as the model counts them, from the end where it does; `epsilon` is that of the mean of
+    squares, of an L2Norm or ScaleNorm that of their sum. `region` is the subgraph itself, which the JSON leaves out.
+    `calls` is how often the local function is called that the norm stands in.
+    """
 
     name: str
     kind: str
@@ -88,6 +125,15 @@ class NormRow:
     can: Mapping[str, Can] = field(default_factory=dict)
     variant: str = ""
     conditioning: Conditioning | None = None
+    epsilon_place: str = "inside"
+    written_axes: tuple[int, ...] | None = None
+    operator: str = ""
+    input: str = ""
+    output: str = ""
+    parameters: Mapping[str, ParameterRow] = field(default_factory=dict)
+    core: CoreRow | None = None
+    calls: int = 1
+    region: tuple[NodeRow, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -110,7 +156,10 @@ class Inspection:
 
     def to_json(self) -> dict[str, object]:
         """The `normswap/inspect/1` object."""
-        return {"schema": "normswap/inspect/1", **asdict(self)}
+        report = asdict(replace(self, norms=tuple(replace(norm, region=()) for norm in self.norms)))
+        for norm in report["norms"]:
+            del norm["region"]
+        return {"schema": "normswap/inspect/1", **report}
 
 
 @dataclass(frozen=True)

@@ -67,16 +67,28 @@ class Parameter:
     value: ir.Value | None = None
 
 
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a norm is recognized and yet no part of it can move: a reason id, and the sentence a user reads."""
+
+    reason_id: str
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class Norm:
     """One recognized norm: output = gain · RMS(ε)(Center(input)) + bias, with Center only where the kind has it.
 
     `axes` are the normalized axes of `input`, non-negative and ascending; with `groups` > 1 the first of them is cut
-    into so many runs of equal length, each normalized by itself. `size` is the number of elements in a group, None
-    where it is not static; ε is that of the mean of squares, at its place in the divisor. The parts in `runtime` are
-    run-time values that the norm's own operator reads, or that its output is multiplied by or added to. `nodes` is the
-    region in graph order; every one of them is needed for `output`, and some may also be used elsewhere. `name` is the
-    user's word for the site: the name of the node that makes `output`.
+    into so many runs of equal length, each normalized by itself (where that is the last one, channels behind space, it
+    stands first). `size` is the number of elements in a group, None where it is not static. ε is that of the mean of
+    squares (in an L2Norm whose size is not static, of their sum), at its place in the divisor: a floor of 0 is the
+    limit of small ones, with which a group of zeros stays zero. That an L2Norm divides by √size besides is no gain, but
+    belongs to it.
+
+    The parts in `runtime` are run-time values that the norm's own operator reads, or that its output is multiplied by
+    or added to. `nodes` is the region in graph order; every one of them is needed for `output`, and some may also be
+    used elsewhere. `name` is the user's word for the site: the name of the node that makes `output`.
     """
 
     name: str
@@ -95,7 +107,9 @@ class Norm:
     groups: int = 1
     epsilon_place: EpsilonPlace = "inside"
     runtime: frozenset[Part] = frozenset()
+    fractions: Mapping[str, Floats] = field(default_factory=dict)  # constants, by name, that stand for 1/N: exactly
     outer: Norm | None = None  # the same norm with the layout operators around it, as people know it
+    obstacle: Obstacle | None = None  # why no part of it can move, whatever the target
 
     @property
     def parts(self) -> Parts:
@@ -110,8 +124,8 @@ class Norm:
     @property
     def is_movable(self) -> bool:
         """Whether it is exactly constant Affine ∘ RMS(ε) ∘ Center over its axes, so that its parts can move."""
-        plain = self.groups == 1 and self.epsilon_place == "inside" and self.kind != "PartialRMSNorm"
-        return plain and not (self.spelling == "operator" and self.runtime)
+        plain = self.groups == 1 and self.epsilon_place == "inside" and self.kind not in ("PartialRMSNorm", "L2Norm")
+        return plain and self.obstacle is None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,27 +7,31 @@ reduction and no constant looks at cut to a few elements. A constant within one 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from normswap import reference, regions
+from normswap.averages import MATRIX_PRODUCTS, POOLS, PRODUCTS
 from normswap.facts import Facts
 from normswap.reference import Array, Floats, Unexecutable
 from normswap.regions import Region, Shape
+from normswap.sizes import Sizes, external, smaller
 
 # Probes are reproducible: every run of the program sees the same ones.
 SEED = 20230
 # A probe that had to be larger than this (64 MiB of float64) is not run.
 MOST_PROBE_ELEMENTS = 1 << 23
+# Axes that a reduction looks at are cut where a probe had to be larger than this: it would be run some fifty times.
+MANY_ELEMENTS = 1 << 15
 # Scales from far below every epsilon to far above every guard; their squares are still ordinary numbers in float64.
 SWEEP = tuple(10.0**exponent for exponent in range(-18, 19, 2))
 
 # The operators in which a constant 1/N makes a mean of a sum.
-FACTORS = frozenset({"Mul", "MatMul", "Gemm"})
+FACTORS = PRODUCTS | {"Mul"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,41 +46,63 @@ class Setting:
     def run(self, x: Floats) -> dict[ir.Value, Array]:
         """Every value of the region for this x. Raises `Unexecutable`."""
         values: dict[ir.Value, Array] = {**self.arrays, self.region.x: x}
-        for node in self.region.nodes:
-            arrays = [None if value is None else values[value] for value in node.inputs]
-            outputs = reference.run(node, arrays, self.opsets[node])
-            values.update(zip(node.outputs, outputs, strict=False))
+        with reference.quiet():
+            for node, outputs in self.runners:
+                arrays = [None if value is None else values[value] for value in node.inputs]
+                values.update(zip(node.outputs, outputs(arrays), strict=False))
         return values
+
+    @cached_property
+    def runners(self) -> Sequence[tuple[ir.Node, reference.Runner]]:
+        """What runs each node. Raises `Unexecutable`."""
+        return [(node, reference.runner(node, self.opsets[node])) for node in self.region.nodes]
 
 
 def settings(region: Region, facts: Facts, bindings: tuple[int, ...] = (0, 1)) -> tuple[Setting, ...] | None:
     """The region's setting under each binding, with cut axes where it runs so; None where it never runs."""
-    kept = kept_axes(region, facts)
-    for axes in (kept, None) if kept is not None else (None,):
-        found = [_setting(region, axes, binding, facts) for binding in bindings]
+    for both in _sizes(region, facts):
+        found = [_setting(region, both[binding], binding, facts) for binding in bindings]
         able = tuple(setting for setting in found if setting is not None and _runs(setting))
         if len(able) == len(bindings):
             return able
     return None
 
 
-def _setting(region: Region, kept: frozenset[int] | None, binding: int, facts: Facts) -> Setting | None:
-    shape = facts.shape(region.x, binding)
-    if shape is None:
-        return None
-    if kept is not None:  # sizes that differ from axis to axis and between the bindings
-        shape = tuple(n if axis in kept else min(n, 2 + axis + binding) for axis, n in enumerate(shape))
-    if not 0 < np.prod(shape, dtype=np.float64) <= MOST_PROBE_ELEMENTS:
+def _sizes(region: Region, facts: Facts) -> Iterator[tuple[Sizes, Sizes]]:
+    """The sizes to run a region with, the smallest first."""
+    shapes = facts.shape(region.x, 0), facts.shape(region.x, 1)
+    if shapes[0] is None or shapes[1] is None:
+        return
+    kept = kept_axes(region, facts)
+    if kept is None:
+        yield from smaller(region, facts)
+    else:  # sizes that differ from axis to axis and between the bindings
+        first, second = (
+            tuple(n if axis in kept else min(n, 2 + axis + binding) for axis, n in enumerate(shape))
+            for binding, shape in enumerate(shapes)
+            if shape is not None
+        )
+        if np.prod(second) > MANY_ELEMENTS:
+            yield from smaller(region, facts)
+        yield Sizes(first), Sizes(second)
+    yield Sizes(shapes[0]), Sizes(shapes[1])
+
+
+def _setting(region: Region, sizes: Sizes, binding: int, facts: Facts) -> Setting | None:
+    if not 0 < np.prod(sizes.shape, dtype=np.float64) <= MOST_PROBE_ELEMENTS:
         return None
     counts = _counts(facts.shape(region.x, binding) or ())
     arrays = {}
     for value in region.externals:
-        array = facts.float64(value) if value in facts.moved else facts.derived(value, binding)
+        if value in region.neutral:
+            arrays[value] = np.asarray(region.neutral[value])
+            continue
+        array = facts.float64(value) if value in facts.moved else external(value, sizes, binding, facts)
         if array is None:
             return None
-        factor = all(node.op_type in FACTORS for node in value.consumers() if node in region.nodes)
+        factor = all(node.op_type in FACTORS for node in region.nodes if value in node.inputs)
         arrays[value] = _read(array, counts) if factor else reference.promote(array)
-    return Setting(region, shape, arrays, {node: facts.opset(node) for node in region.nodes})
+    return Setting(region, sizes.shape, arrays, {node: facts.opset(node) for node in region.nodes})
 
 
 def _runs(setting: Setting) -> bool:
@@ -95,16 +121,16 @@ def kept_axes(region: Region, facts: Facts) -> frozenset[int] | None:
     rank, kept = len(shape), set[int]()
     for node in region.nodes:
         first = None if node.inputs[0] is None else facts.shape(node.inputs[0])
-        if node.op_type in regions.SIZED or first is None:
+        if first is None or not regions.keeps_axes(node):
             return None
         if node.op_type in regions.SUMS:
             axes = reduced_axes(node, len(first), facts)
             if axes is None:
                 return None
             kept.update(axis - len(first) + rank for axis in axes)
-        elif node.op_type in regions.POOLS:
+        elif node.op_type in POOLS:
             kept.update(range(2, rank))
-        elif node.op_type in regions.MATRIX_PRODUCTS:
+        elif node.op_type in MATRIX_PRODUCTS:
             kept.update((rank - 2, rank - 1))
         if node.op_type in regions.CHANNELWISE:
             kept.add(1)
@@ -148,22 +174,28 @@ def _counts(shape: Shape) -> frozenset[int]:
 
 
 def _read(array: Array, counts: frozenset[int]) -> Array:
-    """The array in float64, with ±1/N and 1 − 1/N (as in I − 11ᵀ/N) read as such where its own type had to round."""
+    """The array in float64, with ±1/N, and 1 − 1/N in I − 11ᵀ/N, read as such where its own type had to round."""
     wide = reference.promote(array)
     if array.dtype.kind not in "fV" or array.dtype == np.float64 or array.size == 0:
         return wide
     values = np.unique(wide[np.isfinite(wide)])[:3]
     if len(values) > 2:
         return wide
-    step = float(ml_dtypes.finfo(array.dtype).eps)  # type: ignore[no-untyped-call]
-    for value in values:
-        for near in (value, 1 - value):
-            count = round(1 / abs(near)) if abs(near) * MOST_PROBE_ELEMENTS > 1 else 0
-            if count in counts and abs(abs(near) * count - 1) <= step * (1 if near == value else count):
-                exact = np.sign(near) / count
-                wide = np.where(wide == value, exact if near == value else 1 - exact, wide)
-                break
+    for count in sorted(counts):
+        mean, rest = 1 / count, 1 - 1 / count
+        is_center = len(values) == 2 and all(map(_is_rounded, values, (-mean, rest), [array.dtype] * 2))
+        for exact in (-mean, mean, rest) if is_center else (-mean, mean):
+            for value in values:
+                if _is_rounded(value, exact, array.dtype):
+                    wide = np.where(wide == value, exact, wide)
     return wide
+
+
+def _is_rounded(value: float, exact: float, dtype: np.dtype[np.generic]) -> bool:
+    """Whether `value` is what `exact` is in this type; in float32, one unit in the last place more or less, too."""
+    if dtype == np.float32:
+        return abs(value - exact) <= float(np.finfo(np.float32).eps) * abs(exact)
+    return value in (float(np.asarray(exact, type_).astype(dtype)) for type_ in (np.float64, np.float32))
 
 
 # --- the probes themselves ------------------------------------------------------------------------------------------
@@ -181,16 +213,19 @@ def well_conditioned(shape: Shape, random: np.random.Generator) -> Floats:
     return result
 
 
-def ordinary(shape: Shape, epsilon: float, random: np.random.Generator) -> Iterator[Floats]:
-    """Probes of several kinds: plain, skewed, heavy-tailed, with an offset, with outliers, and around √ε."""
+def ordinary(shape: Shape, scale: float, random: np.random.Generator) -> Iterator[Floats]:
+    """Probes of several kinds: plain, skewed, heavy-tailed, with an offset, outliers or zeros, around ε's own scale."""
     yield random.standard_normal(shape)
     yield random.exponential(1, shape)
     yield random.standard_normal(shape) * 10 ** random.uniform(-2, 2, shape)
     # Where squares are subtracted (E[x²] − E[x]²), an offset of 1e2 costs four digits, one of 1e4 would cost eight.
     yield random.standard_normal(shape) + random.choice([-1e2, 1e2])
     yield random.standard_normal(shape) * np.where(random.random(shape) < 0.02, 1e2, 1.0)
-    for factor in (0.1, 1.0, 10.0):
-        yield random.standard_normal(shape) * factor * (epsilon**0.5 or 1e-3)
+    yield np.where(random.random(shape) < 0.2, 0.0, random.standard_normal(shape))
+    yield (random.standard_normal(shape) + random.choice([-1e2, 1e2])) * (scale or 1e-3)
+    for factor in (1e-9, 0.1, 1.0, 10.0):  # the first one shows what was added to x
+        yield random.standard_normal(shape) * factor * (scale or 1e-3)
+    yield random.standard_normal(shape) * 1e12  # and this one what was added to the inverse of its divisor
 
 
 def piercing(setting: Setting, random: np.random.Generator) -> Iterator[Floats]:
@@ -207,6 +242,7 @@ def piercing(setting: Setting, random: np.random.Generator) -> Iterator[Floats]:
                 yield factor * scale * random.standard_normal(shape)
         near = constant * (1 + 1e-4 * random.standard_normal(shape))
         yield np.where(random.random(shape) < 0.5, near, random.standard_normal(shape))
+    yield np.zeros(shape)
 
 
 def _thresholds(setting: Setting) -> set[float]:

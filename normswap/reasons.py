@@ -96,6 +96,12 @@ REASONS: Mapping[str, Reason] = {
         "the nodes that read the weight have their outputs along different axes of it, or one of them is to keep it",
         "select them together, or give each a weight of its own",
     ),
+    # respelling
+    "no-rule": Reason(
+        "no rule of the runtime writes this norm: for its kind, axes, epsilon or element type there is none, or only "
+        "one for a newer opset, or for operators that onnxruntime has no kernel for",
+        "`normswap rules` shows the rules, and --rules DIR adds your own",
+    ),
     # recognition
     "not-a-norm": Reason("this reduction is no part of a norm", "nothing to do"),
     "center-only": Reason("a mean is subtracted, but nothing is divided by a root mean square", "nothing to do"),
@@ -127,6 +133,10 @@ REASONS: Mapping[str, Reason] = {
     "other-value": Reason("the root mean square of one value scales another value", "none"),
     "other-type": Reason("the norm gives out another element type than it takes", "cast around the norm, not within"),
     "not-executable": Reason("the operators around this reduction could not be run on small inputs", "none"),
+    "kind-not-moved": Reason("no target moves the parts of this kind of norm", "none"),
+    "bundled-operator": Reason(
+        "the norm is one of several things that one operator does, and in this form they cannot be told apart", "none"
+    ),
     "runtime-parameter": Reason("the gain or bias of this norm is not constant", "none"),
     "widening-parameter": Reason(
         "the gain or bias of this norm has a higher rank than its input, or fixes one of its free dimensions", "none"

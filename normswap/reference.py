@@ -8,14 +8,15 @@ operator is known to be wrong or missing (MATH.md §11), a definition of a few l
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops import load_op
 
-from normswap import convolution_operators, norm_operators, recurrent_operators, spatial_operators
+from normswap import contrib_operators, convolution_operators, norm_operators, recurrent_operators, spatial_operators
 from normswap.arrays import (
     Array,
     Definition,
@@ -29,6 +30,8 @@ from normswap.arrays import (
     promote,
 )
 from normswap.norm_operators import center, root_mean_square
+
+Runner = Callable[[Sequence["Array | None"]], list[Array]]
 
 # Domains whose operators onnx defines; anything else needs a stand-in.
 ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
@@ -49,26 +52,78 @@ def run(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[Array
 
     `opset` is the version imported for the node's domain. Raises `Unexecutable`.
     """
-    arrays = [None if array is None else promote(np.asarray(array)) for array in inputs]
-    while arrays and arrays[-1] is None:
-        arrays.pop()
+    with quiet():
+        return runner(node, opset)(inputs)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Where operators run: overflow, and divisions by zero, are answers like others."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def runner(node: ir.Node, opset: int) -> Runner:
+    """`run` for a node that is run again and again, all within `quiet`. Both raise `Unexecutable`."""
     is_blocked = attribute(node, "block_size", 0) != 0  # quantization in blocks came with opset 21, which onnx has
     is_right = opset < ONNX_IS_RIGHT_BEFORE.get((node.domain, node.op_type), 1)
     stand_in = None if is_blocked or is_right else STAND_INS.get((node.domain, node.op_type))
-    try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            outputs = stand_in(node, arrays) if stand_in else _run_reference(node, arrays, opset)
-    except Exception as error:  # a reference operator may raise anything; what cannot be run cannot be proved
-        raise Unexecutable(f"{node.op_type} `{node.name}`: {error}") from error
-    return [promote(np.asarray(output)) for output in outputs]
+    operator = None if stand_in else _operator(node, opset)
+
+    def outputs(inputs: Sequence[Array | None]) -> list[Array]:
+        arrays = [None if array is None else promote(np.asarray(array)) for array in inputs]
+        while arrays and arrays[-1] is None:
+            arrays.pop()
+        try:
+            results = stand_in(node, arrays) if stand_in else operator(*arrays) if operator else ()
+        except Exception as error:  # a reference operator may raise anything; what cannot be run cannot be proved
+            raise _unexecutable(node, error) from error
+        return [promote(np.asarray(result)) for result in results]
+
+    return outputs
 
 
-def _run_reference(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
+def _unexecutable(node: ir.Node, error: Exception) -> Unexecutable:
+    return Unexecutable(f"{node.op_type} `{node.name}`: {error}")
+
+
+Operator = Callable[..., Sequence[Array]]
+# What an operator of onnx's depends on, and the operator: it is made once, and run for every node that is alike.
+_operators: dict[Hashable, Operator] = {}
+MOST_OPERATORS = 1 << 12
+PLAIN = frozenset(
+    {
+        *(ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.FLOAT, ir.AttributeType.FLOATS),
+        *(ir.AttributeType.STRING, ir.AttributeType.STRINGS),
+    }
+)
+
+
+def alike(node: ir.Node, opset: int) -> Hashable:
+    """What nodes share that compute the same function of their inputs; None where an attribute is no number or word."""
+    if any(item.is_ref() or item.type not in PLAIN for item in node.attributes.values()):
+        return None
+    attributes = tuple((name, item.type, repr(item.value)) for name, item in node.attributes.items())
+    slots = tuple(value is None for value in node.inputs), tuple(not value.name for value in node.outputs)
+    return (node.domain, node.op_type, opset, attributes, *slots)
+
+
+def _operator(node: ir.Node, opset: int) -> Operator:
+    """onnx's operator for `node`; one that was made before where all attributes are numbers and words."""
+    key = alike(node, opset)
+    if key is None:
+        return _made(node, opset)
+    if key not in _operators:
+        if len(_operators) >= MOST_OPERATORS:
+            _operators.clear()
+        _operators[key] = _made(node, opset)
+    return _operators[key]
+
+
+def _made(node: ir.Node, opset: int) -> Operator:
     if node.domain not in ONNX_DOMAINS:
-        raise Unexecutable(f"no definition of {node.domain}.{node.op_type}")
-    proto = ir.serde.serialize_node(node)
-    operator = load_op(node.domain, node.op_type, opset)
+        raise _unexecutable(node, Unexecutable(f"no definition of {node.domain}.{node.op_type}"))
     parameters = {
         "log": lambda *_: None,
         "opsets": {node.domain: opset},
@@ -77,8 +132,11 @@ def _run_reference(node: ir.Node, arrays: Sequence[Array | None], opset: int) ->
         "existing_functions": {},
         "evaluator_cls": ReferenceEvaluator,
     }
-    result: Sequence[Array] = operator(proto, parameters).run(*arrays)
-    return result
+    try:
+        made: Operator = load_op(node.domain, node.op_type, opset)(ir.serde.serialize_node(node), parameters).run
+    except Exception as error:  # as when it runs
+        raise _unexecutable(node, error) from error
+    return made
 
 
 # --- operators that onnx's reference implementation lacks or gets wrong --------------------------------------------
@@ -121,17 +179,26 @@ STAND_INS: Mapping[tuple[str, str], Definition] = {
     ("", "RNN"): recurrent_operators.rnn,
     ("", "LayerNormalization"): norm_operators.layer_normalization,
     ("com.microsoft", "LayerNormalization"): norm_operators.layer_normalization,
+    ("", "LpNormalization"): norm_operators.lp_normalization,
     ("", "MaxPool"): spatial_operators.max_pool,
+    ("", "MeanVarianceNormalization"): norm_operators.mean_variance_normalization,
     ("", "Pad"): spatial_operators.pad,
     ("", "RMSNormalization"): norm_operators.rms_normalization,
     ("", "Resize"): spatial_operators.resize,
     ("", "Upsample"): spatial_operators.resize,
     ("", "SimplifiedLayerNormalization"): norm_operators.rms_normalization,
     ("com.microsoft", "SimplifiedLayerNormalization"): norm_operators.rms_normalization,
+    ("ai.onnx.ml", "Normalizer"): norm_operators.normalizer,
+    ("normswap", "InstanceNorm"): norm_operators.canonical_instance_norm,
     ("normswap", "LayerNorm"): norm_operators.canonical_layer_norm,
     ("normswap", "RMSNorm"): norm_operators.canonical_rms_norm,
-    ("com.microsoft", "SkipLayerNormalization"): norm_operators.skip_layer_normalization,
-    ("com.microsoft", "SkipSimplifiedLayerNormalization"): norm_operators.skip_rms_normalization,
+    ("com.microsoft", "BranchwiseRMSNorm"): contrib_operators.branchwise_rms_norm,
+    ("com.microsoft", "EmbedLayerNormalization"): contrib_operators.embed_layer_normalization,
+    ("com.microsoft", "GatedRMSNorm"): contrib_operators.gated_rms_norm,
+    ("com.microsoft", "GroupNorm"): contrib_operators.group_norm,
+    ("com.microsoft", "SkipGroupNorm"): contrib_operators.skip_group_norm,
+    ("com.microsoft", "SkipLayerNormalization"): contrib_operators.skip_layer_normalization,
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): contrib_operators.skip_rms_normalization,
 }
 # Before this opset an operator was another one, which onnx has right: a BatchNormalization with `is_test`.
 ONNX_IS_RIGHT_BEFORE: Mapping[tuple[str, str], int] = {("", "BatchNormalization"): 7}
@@ -142,6 +209,7 @@ __all__ = [
     "Array",
     "Floats",
     "Unexecutable",
+    "alike",
     "attribute",
     "attribute_float",
     "center",

@@ -75,21 +75,22 @@ def _site(norm: Norm) -> str:
 def obstacle(plan: Plan, goal: Goal, facts: Facts) -> tuple[str, str]:
     """The nearest thing on the way of `goal` that could not give: its reason id, and what it is."""
     found = plan.discovery
-    border = next(
-        (node for node, step in _reached(found, goal) if found.direction == "push" and _is_border(step)), None
-    )
+    pushed = found.direction == "push"
+    border = next((node for node, step in _reached(found, goal) if _is_border(step)), None) if pushed else None
     if border is not None:
         return "zero-padding", f"{border.op_type} `{border.name}`, at whose zero padding another shift would be needed"
     blocked: Blocked | None = None
     foreign: Foreign | None = None
     for value in outwards(found, goal.value):
-        moves = found.direction == "push" or value.producer() in found.steps
+        moves = pushed or value.producer() in found.steps
         if foreign is None and moves and value in found.foreign:
             foreign = found.foreign[value][0]
         answer = found.blocked.get(value)
         if answer is not None and (blocked is None or (answer.reason_id == "post-norm" != blocked.reason_id)):
             blocked = answer
-    if found.direction == "push" and blocked is not None:  # what a reader answers says more than that it reads
+        if blocked if pushed else foreign:  # nothing further away says more
+            break
+    if pushed and blocked is not None:  # what a reader answers says more than that it reads
         foreign = None
     if foreign is not None:
         reason_id, who = foreign.reason_id, foreign.reader

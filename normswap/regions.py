@@ -7,14 +7,16 @@ inputs are in the region, constant, or derived from shapes. Nothing here knows h
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
-import numpy as np
 import onnx_ir as ir
 
+from normswap.averages import MATRIX_PRODUCTS, MOST_ELEMENTS, POOLS, PRODUCTS, averages
 from normswap.facts import Facts
-from normswap.reference import ONNX_DOMAINS, Array
+from normswap.reference import ONNX_DOMAINS
 
 Shape = tuple[int, ...]
 
@@ -27,8 +29,6 @@ ELEMENTWISE = PIECEWISE | {
 }
 SUMS = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"})
 CHANNELWISE = frozenset({"BatchNormalization"})  # their constants lie along axis 1
-POOLS = frozenset({"GlobalAveragePool"})
-MATRIX_PRODUCTS = frozenset({"MatMul", "Gemm"})
 # Layout operators that keep the size of every axis they keep, so that probes may be cut along the others ...
 RIGID = frozenset({"Transpose", "Squeeze", "Unsqueeze"})
 # ... and those whose operands name sizes or positions.
@@ -37,27 +37,32 @@ COPIES = RIGID | SIZED | {"Identity", "Dropout"}
 # Operands that say where and how, not what: they may also derive from shapes.
 OPERANDS: Mapping[str, frozenset[int]] = {
     **dict.fromkeys(("Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "Split", *SUMS), frozenset({1})),
+    "ConstantOfShape": frozenset({0}),
     "Slice": frozenset({1, 2, 3, 4}),
     "Dropout": frozenset({1, 2}),
     "CastLike": frozenset({1}),
 }
+# A constant is laid out by one or two of them, and looked for behind no more than this.
+MOST_LAYOUTS = 4
 # A norm takes about ten operators, and none more than this.
 MOST_NODES = 48
-# A constant read element by element: as large as a gain over several axes, smaller than a weight of a linear layer.
-MOST_ELEMENTS = 1 << 20
+# Operators by which a constant is laid out as a value is, which an exporter may do at run time.
+SPREADING = RIGID | {"Reshape", "Expand", "Tile", "ConstantOfShape", "Cast", "Identity"}
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
     """The nodes, in graph order, that lie behind `x` and lead to or follow from `seed`, and what they read besides x.
 
-    `externals` are the constants and shape-derived values they read; every other input is x or made by a node.
+    `externals` are the constants and shape-derived values they read; every other input is x or made by a node. In the
+    place of `neutral` ones, which are run-time values, stands the number that changes nothing.
     """
 
     x: ir.Value
     seed: ir.Node
     nodes: tuple[ir.Node, ...]
     externals: tuple[ir.Value, ...]
+    neutral: Mapping[ir.Value, float] = field(default_factory=dict)
 
     def targets(self, facts: Facts) -> tuple[ir.Value, ...]:
         """The values of x's shape, under both bindings, that depend on the seed; in graph order."""
@@ -70,6 +75,11 @@ class Region:
         return tuple(found)
 
 
+def readers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value, and not merely its shape."""
+    return [node for node in value.consumers() if node.op_type not in ("Shape", "Size")]
+
+
 def position_in(graph: ir.Graph) -> dict[ir.Node, int]:
     """The place of every node in the order of `graph`."""
     return {node: place for place, node in enumerate(graph)}
@@ -80,46 +90,42 @@ def _same_shape(value: ir.Value, other: ir.Value, facts: Facts) -> bool:
     return None not in shapes and shapes == [facts.shape(other, binding) for binding in range(2)]
 
 
-def averages(node: ir.Node, facts: Facts) -> bool:
-    """Whether a matrix product has a constant factor a·1 + b·I: it sums, averages or centers; cheap on any weight."""
-    for value in node.inputs[:2]:
-        if value is None or not facts.is_constant(value):
-            continue
-        shape = facts.shape(value)
-        if shape is None or len(shape) > 2 or (1 not in shape and (len(shape) < 2 or shape[0] != shape[1])):
-            continue
-        if max(shape) < 2:
-            continue
-        array = facts.constant(value) if value.const_value is not None or max(shape) ** 2 < MOST_ELEMENTS else None
-        if array is not None and _one_or_two_values(array):
-            return True
-    return False
-
-
-def _one_or_two_values(array: Array) -> bool:
-    if 1 in array.shape or array.ndim == 1:
-        flat = array.reshape(-1)
-        return bool(flat[0] == flat[-1]) and bool((flat == flat[0]).all())
-    corner = array[:2, :2]
-    if array[0, 1] != array[1, 0] or array[0, 0] != array[1, 1] or array[0, 1] != array[0, -1]:
-        return False
-    return bool((array == np.where(np.eye(len(array), dtype=bool), corner[0, 0], corner[0, 1])).all())
-
-
 def is_admitted(node: ir.Node, facts: Facts) -> bool:
     """Whether a region may hold this operator: element-wise, a cast between floats, a reduction, or a layout."""
     if node.domain not in ONNX_DOMAINS:
         return False
-    if node.op_type in MATRIX_PRODUCTS:
+    if node.op_type in PRODUCTS | POOLS:
         return averages(node, facts)
-    if node.op_type == "Cast":  # to an integer it would round
-        return ir.DataType(node.attributes["to"].as_int()).is_floating_point()
-    return node.op_type in ELEMENTWISE or node.op_type in SUMS | POOLS | RIGID | SIZED
+    if node.op_type in ("Cast", "CastLike"):  # to an integer it would round, to 8 bits saturate
+        to = node.attributes.get("to")
+        target = facts.dtype(node.outputs[0]) if to is None else ir.DataType(to.as_int())
+        return target is not None and target.is_floating_point() and target.bitwidth >= 16
+    return node.op_type in ELEMENTWISE | SUMS | RIGID | SIZED
 
 
-def grow(x: ir.Value, seed: ir.Node, position: Mapping[ir.Node, int], facts: Facts) -> Region | None:
-    """The region behind `x` that holds `seed` and a later value of x's shape; None where there is none."""
-    inside, seen = {x}, set[ir.Node]()
+def reduces(node: ir.Node) -> bool:
+    """Whether an operator of a region may take a statistic."""
+    return node.op_type in SUMS | POOLS | PRODUCTS
+
+
+def keeps_axes(node: ir.Node) -> bool:
+    """Whether what the operator makes has the axes of x where x has them, seen from the last."""
+    return node.op_type in ELEMENTWISE | SUMS | POOLS | MATRIX_PRODUCTS | CHANNELWISE | {"Squeeze", "Unsqueeze"}
+
+
+def grow(
+    x: ir.Value,
+    seed: ir.Node,
+    position: Mapping[ir.Node, int],
+    facts: Facts,
+    operators: frozenset[ir.Node] = frozenset(),
+    neutral: Mapping[ir.Value, float] = MappingProxyType({}),
+) -> Region | None:
+    """The region behind `x` that holds `seed` and a later value of x's shape; None where there is none.
+
+    The norm `operators` are admitted too, and operators that read a `neutral` run-time value.
+    """
+    given, inside, seen = set(neutral), {x}, set[ir.Node]()
     nodes: list[ir.Node] = []
     heap: list[tuple[int, ir.Node]] = []
 
@@ -132,25 +138,46 @@ def grow(x: ir.Value, seed: ir.Node, position: Mapping[ir.Node, int], facts: Fac
     offer(x)
     while heap and len(nodes) < MOST_NODES:
         node = heapq.heappop(heap)[1]
-        if is_admitted(node, facts) and all(
-            value is None or value in inside or _is_known(node, place, value, facts)
-            for place, value in enumerate(node.inputs)
-        ):
+        laid_out = (
+            _laid_out(node, inside | given, position, facts) if node in operators or is_admitted(node, facts) else None
+        )
+        if laid_out is not None:
+            nodes += [maker for maker in laid_out if maker not in nodes]
             nodes.append(node)
-            inside.update(node.outputs)
+            inside.update(value for maker in (*laid_out, node) for value in maker.outputs)
             for value in node.outputs:
                 offer(value)
     if not inside.issuperset(seed.outputs):
         return None
-    region = _region(x, seed, _around(seed, nodes))
-    return region if region.targets(facts) else None
+    nodes.sort(key=position.__getitem__)
+    region = _region(x, seed, _around(seed, nodes), neutral)
+    targets = set[ir.Value](region.targets(facts))
+    return _region(x, seed, needed_for(targets, region.nodes), neutral) if targets else None
+
+
+def _laid_out(
+    node: ir.Node, inside: set[ir.Value], position: Mapping[ir.Node, int], facts: Facts, steps: int = MOST_LAYOUTS
+) -> list[ir.Node] | None:
+    """The nodes that lay out constants for `node` to read; None where it reads what is neither known nor inside."""
+    found: list[ir.Node] = []
+    for place, value in enumerate(node.inputs):
+        if value is None or value in inside or _is_known(node, place, value, facts):
+            continue
+        maker = value.producer()
+        if maker is None or maker not in position or maker.op_type not in SPREADING or steps == 0:
+            return None
+        before = _laid_out(maker, set(), position, facts, steps - 1) if maker.domain in ONNX_DOMAINS else None
+        if before is None:
+            return None
+        found += [*before, maker]
+    return found
 
 
 def _is_known(node: ir.Node, place: int, value: ir.Value, facts: Facts) -> bool:
     """Whether an input from outside may be read: a constant; from shapes only sizes, axes and single numbers."""
     if facts.is_constant(value):
         shape = facts.shape(value)
-        return shape is not None and bool(np.prod(shape, dtype=np.float64) <= MOST_ELEMENTS)
+        return shape is not None and math.prod(shape) <= MOST_ELEMENTS
     array = facts.derived(value)
     return array is not None and (array.size == 1 or place in OPERANDS.get(node.op_type, ()))
 
@@ -176,45 +203,51 @@ def needed_for(values: set[ir.Value], nodes: list[ir.Node] | tuple[ir.Node, ...]
     return tuple(reversed(kept))
 
 
-def _region(x: ir.Value, seed: ir.Node, nodes: tuple[ir.Node, ...]) -> Region:
+def _region(x: ir.Value, seed: ir.Node, nodes: tuple[ir.Node, ...], neutral: Mapping[ir.Value, float]) -> Region:
     made = {x, *(value for node in nodes for value in node.outputs)}
     read = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None and value not in made)
-    return Region(x, seed, nodes, tuple(read))
+    return Region(x, seed, nodes, tuple(read), {value: neutral[value] for value in read if value in neutral})
 
 
 def restrict(region: Region, output: ir.Value) -> Region:
     """The part of the region that computes `output`."""
-    return _region(region.x, region.seed, needed_for({output}, region.nodes))
+    return _region(region.x, region.seed, needed_for({output}, region.nodes), region.neutral)
 
 
 def key(region: Region, facts: Facts) -> Hashable:
-    """What two regions share when they compute the same function up to the values of their constant vectors.
-
-    Where an operator is piecewise, the vectors count too: whether it bites may depend on them. And of a vector it is
-    known whether it is zero: a zero gain hides what it scales.
-    """
+    """What two regions share when they compute the same function up to the values of their constant vectors."""
     number: dict[ir.Value | None, int] = {None: -1, region.x: 0}
-    exact = any(node.op_type in PIECEWISE for node in region.nodes)
     constants: list[Hashable] = []
     for value in region.externals:
         number[value] = len(number)
-        constants.append(_constant_key(value, exact, facts))
+        constants.append(_constant_key(value, facts))
     nodes: list[Hashable] = []
     for node in region.nodes:
-        attributes = tuple(sorted((name, repr(item.value)) for name, item in node.attributes.items()))
-        nodes.append((node.op_type, facts.opset(node), attributes, tuple(number[value] for value in node.inputs)))
-        nodes.append(len(node.outputs))
+        attributes = tuple(sorted((name, _attribute_key(item)) for name, item in node.attributes.items()))
+        inputs = tuple(number[value] for value in node.inputs)
+        nodes.append((node.domain, node.op_type, facts.opset(node), attributes, inputs, len(node.outputs)))
         for output in node.outputs:
             number[output] = len(number)
     x = region.x
     return (facts.shape(x, 0), facts.shape(x, 1), facts.dtype(x), region.nodes.index(region.seed)), *constants, *nodes
 
 
-def _constant_key(value: ir.Value, exact: bool, facts: Facts) -> Hashable:
+def _attribute_key(item: ir.Attr) -> str:
+    return repr(item.as_tensor().numpy() if item.type == ir.AttributeType.TENSOR else item.value)
+
+
+def is_vector(value: ir.Value, facts: Facts) -> bool:
+    """Whether a value from outside is a constant of more than one floating-point number."""
     shape, dtype = facts.shape(value), facts.dtype(value)
-    vector = facts.is_constant(value) and shape is not None and np.prod(shape) > 1
-    if vector and not exact and dtype is not None and dtype.is_floating_point():
-        array = facts.constant(value)
-        return dtype, shape, array is None or bool(array.any())
+    several = shape is not None and math.prod(shape) > 1
+    return several and facts.is_constant(value) and dtype is not None and dtype.is_floating_point()
+
+
+def _constant_key(value: ir.Value, facts: Facts) -> Hashable:
+    dtype = facts.dtype(value)
+    if is_vector(value, facts):
+        return dtype, facts.shape(value)
+    if value in facts.moved:
+        return dtype, facts.float64(value).tobytes()
     arrays = [facts.derived(value, binding) for binding in range(2)]
     return dtype, *((None, b"") if array is None else (array.shape, array.tobytes()) for array in arrays)

@@ -6,7 +6,7 @@ RMSNorm is spelled as the chain that onnxruntime fuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import onnx_ir as ir
@@ -20,18 +20,19 @@ from normswap.session import Session
 from normswap.spell import spell
 
 
-def bases(model: ir.Model, opset: int | Literal["auto"], wanted: int) -> Iterator[ir.Model]:
+def bases(model: ir.Model, opset: int | Literal["auto"], wanted: Sequence[int]) -> Iterator[ir.Model]:
     """The models to rewrite, in order of preference; the first whose result `is_accepted` is it, else the last.
 
-    `wanted` is the opset in which the result is written best; the user's own choice comes first.
+    `wanted` are the opsets in which the result is written best, the best first; the user's own choice comes before.
 
     Raises `UsageError` if a pinned opset cannot be reached without a loss.
     """
     present = model.opset_imports.get("", 1)
     if opset == "auto":
-        raised = raise_opset(model.clone(), wanted) if present < wanted else ""
-        if isinstance(raised, ir.Model):
-            yield raised
+        for better in (number for number in wanted if number > present):
+            raised = raise_opset(model.clone(), better)
+            if isinstance(raised, ir.Model):
+                yield raised
         yield model
         return
     if opset < present:
@@ -50,5 +51,6 @@ def is_accepted(result: ir.Model) -> bool:
 def write(session: Session, runtime: str = "onnx") -> list[Rewrite]:
     """Put back the bundles no plan touched, and spell every `normswap.*` node; one ledger entry each."""
     rebundle(session.bundles)
-    spelled = spell(session.model, session.facts, runtime)
+    library = session.library
+    spelled = spell(session.model, session.facts, runtime, library.rules, library.definitions)
     return [Rewrite(item.site, f"spell/{item.rule}", True, Proof(1, item.max_relative_error)) for item in spelled]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from normswap import maps
-from normswap.emit import DOMAIN, Emitter, affine, canonical, explicit
+from normswap.canonical import canonical
+from normswap.emit import DOMAIN, Emitter, affine, explicit
 from normswap.facts import Facts
 from normswap.graph_edits import remove_dead
 from normswap.maps import Map

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,12 +65,49 @@ class Scene:
         allow_larger: bool = False,
         allow_explicit: bool = True,
         untouched: frozenset[str] = frozenset(),
+        regions: Sequence[Regions] | None = None,
     ) -> Scene:
-        """The scene, with every node that belongs to a norm's region alone mapped to that norm."""
-        owners: dict[ir.Node, Norm] = {}
-        for norm in norms:
-            owners.update(dict.fromkeys(private_nodes(norm), norm))
+        """The scene, with every node that belongs to a norm's region alone mapped to that norm.
+
+        `regions` are the nodes of `norms`, where they are known already.
+        """
+        owners = Owners((nodes_of(norms),) if regions is None else regions)
         return Scene(facts, norms, frozenset(changeable), allow_larger, allow_explicit, untouched, owners)
+
+
+Regions = Mapping[ir.Node, Sequence[Norm]]
+
+
+def nodes_of(norms: Iterable[Norm]) -> Regions:
+    """The norms by the nodes of their regions."""
+    found: dict[ir.Node, list[Norm]] = {}
+    for norm in norms:
+        for node in norm.nodes:
+            found.setdefault(node, []).append(norm)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Owners(Mapping[ir.Node, Norm]):
+    """The norms by the nodes that serve them alone, found when somebody asks: a plan meets few of all norms."""
+
+    regions: Sequence[Regions]
+    private: dict[Norm, frozenset[ir.Node]] = field(default_factory=dict)
+
+    def __getitem__(self, node: ir.Node) -> Norm:
+        for nodes in reversed(self.regions):
+            for norm in reversed(nodes.get(node, ())):
+                if norm not in self.private:
+                    self.private[norm] = private_nodes(norm)
+                if node in self.private[norm]:
+                    return norm
+        raise KeyError(node)
+
+    def __iter__(self) -> Iterator[ir.Node]:
+        return iter({node for nodes in self.regions for node in nodes if node in self})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def private_nodes(norm: Norm) -> frozenset[ir.Node]:

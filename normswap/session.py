@@ -7,13 +7,13 @@ and the model stays as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import onnx_ir as ir
 
 from normswap import affine, conditioning, recognize, rewrite
-from normswap.bundles import Bundle, unbundle
+from normswap.bundles import Bundle, extra, unbundle
 from normswap.computed import ComputedWeight, computed_weights
 from normswap.discover import outwards
 from normswap.facts import Facts
@@ -25,12 +25,13 @@ from normswap.learn import learn
 from normswap.ledger import Inventory, Proof, Refusal, Rewrite
 from normswap.norm import Norm, Unrecognized
 from normswap.observe import observe
+from normswap.operator_views import of_operator
 from normswap.plan import Plan
 from normswap.prove import Obligation, prove
 from normswap.reference import Floats
 from normswap.refusals import explain
-from normswap.scene import Goal, Scene
-from normswap.views import of_operator
+from normswap.rules import Library, library
+from normswap.scene import Goal, Regions, Scene, nodes_of
 
 # A copy of a shared constant that takes fewer bytes than this is not worth a line in the ledger: biases are smaller.
 TOLD = 1 << 12
@@ -60,6 +61,8 @@ class Session:
     parts: dict[str, Norm] = field(default_factory=dict)  # by name: Affines of which a part is left
     rewrites: list[Rewrite] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    regions: tuple[list[Norm], Regions] | None = None  # the norms when they were last looked at, by their nodes
+    library: Library = field(default_factory=library)  # the rules by which norms are spelled
 
     @staticmethod
     def of(
@@ -69,6 +72,7 @@ class Session:
         allow_larger: bool = False,
         unrounded: Mapping[str, Callable[[], Floats]] | None = None,
         proving: bool = True,
+        rules: Library | None = None,
     ) -> Session:
         """A session on a copy of `model`; the weights are shared, the graph is not.
 
@@ -96,11 +100,15 @@ class Session:
             frozenset(changeable),
             allow_larger,
             proving=proving,
+            library=rules or library(),
         )
 
     def scene(self, goals: Iterable[Norm], *, allow_explicit: bool = True) -> Scene:
         """What a planner looks at: all norms, and the Affines among `goals`; others are places to be absorbed in."""
-        affines = [norm for norm in goals if norm not in self.norms]
+        if self.regions is None or self.regions[0] is not self.norms:
+            self.regions = self.norms, nodes_of(self.norms)
+        own = set(self.norms)
+        affines = [norm for norm in goals if norm not in own]
         affines += [norm for norm in self.affines if norm.output.name in self.untouched and norm not in affines]
         return Scene.of(
             self.facts,
@@ -109,7 +117,14 @@ class Session:
             allow_larger=self.allow_larger,
             allow_explicit=allow_explicit,
             untouched=self.untouched,
+            regions=(self.regions[1], nodes_of(affines)),
         )
+
+    def own_affines(self) -> list[Norm]:
+        """The constant Affines that are norms by themselves, and no part of a norm that is seen in a wider view."""
+        wider = [norm.outer for norm in (*self.norms, *self.named) if norm.outer is not None]
+        within = {node for norm in wider for node in norm.nodes}
+        return [norm for norm in self.affines if not within.issuperset(norm.nodes)]
 
     def computed_weights(self) -> list[ComputedWeight]:
         """The weights that are computed from constants: looked for once, and again after `computed` is reset."""
@@ -121,7 +136,9 @@ class Session:
         """What the model consists of."""
         kinds: list[str] = [norm.kind for norm in (*self.norms, *self.named, *self.affines)]
         kinds += [weight.kind for weight in self.computed_weights() if weight.kind is not None]
-        return inventory(self.model, kinds)
+        found = inventory(self.model, kinds)
+        nodes, size = extra(self.bundles)  # what is apart in this copy only is counted as the one operator it is
+        return replace(found, nodes=found.nodes - nodes, bytes=found.bytes - size)
 
     def follow(self, change: rewrite.Change) -> None:
         """Bring the norms up to date with a change of the graph, and look for Affines anew."""
@@ -208,7 +225,7 @@ def _reread(norm: Norm, plan: Plan, facts: Facts) -> Norm:
     """The view of a norm whose operator took a map into its own parameters."""
     if len(norm.nodes) != 1 or norm.nodes[0] not in plan.steps:
         return norm
-    again = of_operator(norm.nodes[0], norm.kind, norm.graph, facts)
+    again = of_operator(norm.nodes[0], norm.graph, facts)
     return again if isinstance(again, Norm) else norm
 
 

@@ -15,7 +15,7 @@ from normswap import reference, rules
 from normswap.emit import Emitter
 from normswap.facts import Facts
 from normswap.learn import learn
-from normswap.rules import Rule
+from normswap.rules import Rule, RuleError
 from normswap.rules.execute import difference
 from normswap.rules.pattern import Match, find
 from normswap.rules.read import NORMS, Definitions
@@ -52,8 +52,8 @@ def spell(
     Raises `Unspelled`, with the node's name, where no rule applies or a proof fails; a pinned opset is respected.
     """
     facts = learn(model) if facts is None else facts
-    chosen = choose(rules.load() if from_rules is None else from_rules, runtime)
-    definitions = rules.definitions() if definitions is None else definitions
+    chosen = choose(rules.library().rules if from_rules is None else from_rules, (runtime, FALLBACK))
+    definitions = rules.library().definitions if definitions is None else definitions
     fresh = Emitter.of(facts).name
     by_operator: dict[str, list[ir.Node]] = {}
     for node in _nodes(model):
@@ -72,10 +72,9 @@ def spell(
     return done
 
 
-def choose(from_rules: Sequence[Rule], runtime: str) -> list[Rule]:
-    """The exact rules of `runtime`, then those of the fallback, each in the order given."""
-    order = dict.fromkeys((runtime, FALLBACK))
-    return [rule for name in order for rule in from_rules if rule.runtime == name and rule.exact]
+def choose(from_rules: Sequence[Rule], runtimes: Sequence[str]) -> list[Rule]:
+    """The exact rules of one runtime after the other, each in the order given."""
+    return [rule for name in dict.fromkeys(runtimes) for rule in from_rules if rule.runtime == name and rule.exact]
 
 
 def apply(
@@ -95,18 +94,25 @@ def apply(
         emitted = emit(rule, match, facts, site, fresh)
     except Inapplicable:
         return None
-    error = _proved(rule, match, emitted, facts, definitions, site)
+    error = proved(rule, match, emitted, facts, definitions, site)
     substitute(rule, match, emitted, facts)
     return Spelled(site, rule.name, error)
 
 
-def _proved(rule: Rule, match: Match, emitted: Emitted, facts: Facts, definitions: Definitions, site: str) -> float:
+def proved(rule: Rule, match: Match, emitted: Emitted, facts: Facts, definitions: Definitions, site: str) -> float:
+    """The largest relative error of a replacement that computes the same.
+
+    Raises `Unspelled` for one that does not, or that cannot be run; `RuleError` where the rule is the user's own.
+    """
     try:
         error = difference(rule, match, emitted, facts, definitions, SEED)
+        wrong = "" if error <= TOLERANCE else f"computes something else: relative error {error:.1e}"
     except reference.Unexecutable as reason:
-        raise Unspelled(f"`{site}`: rule {rule.name} could not be proved: {reason}") from reason
-    if not error <= TOLERANCE:
-        raise Unspelled(f"`{site}`: rule {rule.name} computes something else: relative error {error:.1e}")
+        wrong = f"could not be proved: {reason}"
+    if wrong and not rule.path.is_relative_to(rules.rules_directory()):
+        raise RuleError(rule.complaint(f"at `{site}`, `replace` {wrong}", "replace"))
+    if wrong:
+        raise Unspelled(f"`{site}`: rule {rule.name} {wrong}")
     return error
 
 

@@ -2,7 +2,8 @@
 
 rmsnorm: the scales of residual branches up, the biases of LayerNorms down, then Center up. Affine first, so that
 Center is priced knowing whether a bias stays behind. folded: every constant Affine up or down (`fold`).
-weightnorm: nothing moves, weights are written in another way.
+weightnorm: nothing moves, weights are written in another way. standard, primitive, ort: nothing moves, norms are
+written in another way (`respell`).
 A trial run without proofs finds out which norms can be converted; only what serves those is then done, and proved.
 """
 
@@ -11,23 +12,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from normswap.errors import UsageError
 from normswap.fold import fold, refuse_rest
 from normswap.goals import Sites, bias_goals, center_goals, has_affine, is_read, scale_goals, selected
 from normswap.ledger import Refusal
 from normswap.linear_weights import linear_weights
-from normswap.norm import Kind
+from normswap.norm import PARTS, Kind
 from normswap.plan import Plan, plan_pull, plan_push
 from normswap.reparameterize import reparameterize
+from normswap.respell import choose_sites, respell
+from normswap.rules import Library
 from normswap.scene import center_of
 from normswap.session import Session, move
+from normswap.spelling import Spelling, in_operators_of, in_operators_of_onnx, in_primitives, norms_to_write
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a trial chose: the norms that convert, and what is moved to serve them, by their sites."""
+    """What a trial chose: the norms that convert, and what is moved to serve them, by their sites.
+
+    `opsets` are those above the model's that their rules need, the highest first.
+    """
 
     sites: frozenset[str]
     scales: frozenset[str] = frozenset()
+    opsets: tuple[int, ...] = ()
 
 
 def _run_rmsnorm(session: Session, scales: Sites, norms: Sites) -> tuple[Plan, Plan]:
@@ -102,7 +111,7 @@ class Target:
 
     `operators` are the kinds of operator that are refused by name where they could not be read; `result` the kind
     that a norm already is when nothing is to be done; `opset` the one that brought what the result is written in.
-    A target that is not `of_norms` makes some, and `inspect` does not ask it.
+    `inspect` does not ask a target that is not `of_norms`: it makes some, or writes those there are in another way.
     """
 
     description: str
@@ -114,6 +123,23 @@ class Target:
     result: Kind | None = None
     opset: int = 0
     of_norms: bool = True
+
+
+def _spelled(description: str, spelling: Spelling, operators: frozenset[Kind] = frozenset()) -> Target:
+    """A target in which nothing moves and every norm is written by the rules of a runtime."""
+
+    def choose(trial: Session, sites: Sites) -> Selection:
+        chosen, opsets = choose_sites(trial, sites, spelling)
+        return Selection(chosen, opsets=opsets)
+
+    return Target(
+        description,
+        lambda session: {site: norm.name for site, norm in norms_to_write(session, spelling).items()},
+        operators,
+        choose,
+        lambda session, chosen: respell(session, chosen.sites, spelling),
+        of_norms=False,
+    )
 
 
 TARGETS: Mapping[str, Target] = {
@@ -142,4 +168,32 @@ TARGETS: Mapping[str, Target] = {
         run_weightnorm,
         of_norms=False,
     ),
+    "standard": _spelled(
+        "every norm as one of onnx's own norm operators",
+        Spelling(("onnx",), in_operators_of_onnx),
+    ),
+    "primitive": _spelled(
+        "every norm operator in operators of opset 9 that any runtime has",
+        Spelling(("primitive",), in_primitives),
+        frozenset(kind for kind, parts in PARTS.items() if parts.root_mean_square),
+    ),
+    "ort": _spelled(
+        "every norm in operators of onnxruntime, with the Add before it",
+        # its CPU has no kernel for a GroupNorm, but takes the operator apart again
+        Spelling(("ort", "onnx"), in_operators_of("ort", "onnx", left={"GroupNorm"})),
+    ),
 }
+
+
+def targets(library: Library) -> Mapping[str, Target]:
+    """The table, with a row for each further runtime that there are rules for. Raises `UsageError`."""
+    ours = {"onnx", "primitive", "ort"}
+    further = [runtime for runtime in library.runtimes if runtime not in ours]
+    taken = next((runtime for runtime in further if runtime in TARGETS), "")
+    if taken:
+        raise UsageError(f"rules for a runtime `{taken}`: that is a target of another kind; rename spell/{taken}")
+    rows = {
+        name: _spelled(f"norms as spell/{name} writes them", Spelling((name,), in_operators_of(name)))
+        for name in further
+    }
+    return {**TARGETS, **rows}

@@ -7,10 +7,10 @@ turns the text around. On a terminal lines are wrapped to its width; in a pipe t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -18,16 +18,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from normswap.distinct import by
 from normswap.errors import GoalNotMet
 from normswap.ledger import Refusal
 from normswap.reasons import REASONS
+from normswap.text import printable
 
 if TYPE_CHECKING:
     from normswap.check.result import CheckResult, OutputResult
     from normswap.ledger import Conversion, Inventory, Rewrite
-
-Item = TypeVar("Item")
-Key = TypeVar("Key", bound=Hashable)
 
 # What the rules of the ledger do, by their names or the first parts of them.
 RULES = {
@@ -62,11 +61,6 @@ VERDICT_STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bol
 INDENT = 7
 
 
-def printable(text: str) -> str:
-    """`text` with every character that is not printable, or is a space other than ' ', as a Python escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def escaped(text: str) -> Text:
     """`text` as rich writes it, with what is not printable escaped."""
     return Text(printable(text))
@@ -91,7 +85,7 @@ def show_conversion(out: Console, conversion: Conversion, *, written: Path | Non
     """The ledger: what was done and how it was proved, what was refused and why, before and after, the check."""
     if conversion.rewrites:
         heading(out, "done")
-        for (rule, exact), rewrites in _by(conversion.rewrites, lambda rewrite: (rewrite.rule, rewrite.exact)).items():
+        for (rule, exact), rewrites in by(conversion.rewrites, lambda rewrite: (rewrite.rule, rewrite.exact)).items():
             entry(out, len(rewrites), _rewrites(rule, rewrites, exact=exact))
             told = rewrites if verbose else [rewrite for rewrite in rewrites if rewrite.detail]
             for rewrite in told if verbose else told[:SHOWN]:
@@ -136,14 +130,14 @@ def show_check(
             f"{count} {family}" for family, count in Counter(run.family for run in result.runs).items()
         )
         runtime = f"onnxruntime {result.onnxruntime} on {result.provider}"
-        line(out, f"{_counted(len(result.runs), 'run')} in {runtime}, its optimizations off: {families}")
+        line(out, f"{counted(len(result.runs), 'run')} in {runtime}, its optimizations off: {families}")
 
 
 def _rewrites(rule: str, rewrites: Sequence[Rewrite], *, exact: bool) -> str:
     plans = {id(rewrite.proof): rewrite.proof for rewrite in rewrites}  # the rewrites of one plan share its proof
     obligations = sum(proof.obligations for proof in plans.values())
     error = max(rewrite.proof.max_relative_error for rewrite in rewrites)
-    proofs = f"{_counted(obligations, 'proof')}, largest relative error {error:.1g}"
+    proofs = f"{counted(obligations, 'proof')}, largest relative error {error:.1g}"
     meaning = RULES.get(rule) or RULES.get(rule.partition("/")[0])
     words = f"{rule}: {meaning}" if meaning else rule
     if rule.endswith(("/explicit", "/copy")):  # a part of the plan that its line above has counted the proofs of
@@ -157,7 +151,8 @@ def _output_cells(output: OutputResult) -> tuple[str, ...]:
     return output.name, output.verdict, *cells, f"{output.elements:,}"
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """A number of things, in words."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
@@ -175,16 +170,24 @@ def _inventories(out: Console, before: Inventory, after: Inventory) -> None:
 
 
 def refusals(out: Console, title: str, refusals: Sequence[Refusal], *, verbose: bool) -> None:
-    """One entry per reason: what it means, then each sentence with the sites of which it is true."""
+    """One entry per reason: what it means, then each sentence with the sites of which it is true.
+
+    Where a sentence says nothing but what the reason means, the sites are named together.
+    """
     if not refusals:
         return
     heading(out, title)
-    for reason_id, alike in _by(refusals, lambda refusal: refusal.reason_id).items():
+    for reason_id, alike in by(refusals, lambda refusal: refusal.reason_id).items():
         reason = REASONS.get(reason_id)
         entry(out, len(alike), f"{reason_id}: {reason.meaning}" if reason else reason_id)
         if reason and not reason.remedy.startswith(("none", "nothing")):
             line(out, f"what helps: {reason.remedy}", indent=INDENT)
-        sentences = list(_by(alike, lambda refusal: refusal.reason).items())
+        end = f": {reason.meaning}" if reason else "\n"  # no sentence has line ends
+        plain = [refusal.reason.removesuffix(end) for refusal in alike if refusal.reason.endswith(end)]
+        if plain:
+            line(out, some(plain, verbose=verbose), indent=INDENT)
+        telling = (refusal for refusal in alike if not refusal.reason.endswith(end))
+        sentences = list(by(telling, lambda refusal: refusal.reason).items())
         shown = sentences if verbose else sentences[:SHOWN]
         for sentence, same in shown:
             line(out, _site([refusal.site for refusal in same], sentence, verbose=verbose), indent=INDENT)
@@ -193,20 +196,18 @@ def refusals(out: Console, title: str, refusals: Sequence[Refusal], *, verbose: 
             line(out, f"... and {left:,} more: --verbose lists them", indent=INDENT)
 
 
-def _by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    groups: dict[Key, list[Item]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
-
-
 def _site(names: Sequence[str], sentence: str, *, verbose: bool) -> str:
     """`sentence` after the names of its sites, unless it names the only one itself."""
-    shown = names if verbose else names[:SHOWN]
-    more = f" and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
     if len(names) == 1 and f"`{names[0]}`" in sentence:
         return sentence
-    return ": ".join(part for part in (", ".join(shown) + more, sentence) if part)
+    return ": ".join(part for part in (some(names, verbose=verbose), sentence) if part)
+
+
+def some(names: Sequence[str], *, verbose: bool) -> str:
+    """The first names, and how many more there are; all of them with `verbose`."""
+    shown = names if verbose else names[:SHOWN]
+    more = f" and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
+    return ", ".join(shown) + more
 
 
 def heading(out: Console, text: str) -> None:
@@ -221,6 +222,15 @@ def entry(out: Console, count: int, text: str) -> None:
     grid.add_column(justify="right", no_wrap=True, min_width=INDENT - 2)
     grid.add_column()
     grid.add_row(f"{count:,}", escaped(text))
+    out.print(grid)
+
+
+def labelled(out: Console, label: str, text: str, *, indent: int) -> None:
+    """A line with a label before it, under which nothing is set where the line is wrapped."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, min_width=indent - 2, style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row(escaped(label), escaped(text))
     out.print(grid)
 
 

@@ -1,34 +1,23 @@
-"""Views of recognized norms: read from an operator's attributes and parameters, or from a region that was matched."""
+"""Views of recognized norms, read from a region that was matched; `operator_views` reads those of operators."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
+from normswap import reference
 from normswap.facts import Facts
-from normswap.fingerprint import ROUNDING, TOLERANCE, Affine, Form
-from normswap.norm import Kind, Norm, Parameter, Unrecognized
+from normswap.fingerprint import ROUNDING, Affine
+from normswap.forms import TOLERANCE, Form
+from normswap.naming import kind_of, size_of
+from normswap.norm import Norm, Parameter, Unrecognized
 from normswap.probes import Setting
 from normswap.reasons import REASONS
-from normswap.reference import Floats, attribute, attribute_float
+from normswap.reference import Floats
 from normswap.regions import Region
-
-# Every norm operator of onnx and onnxruntime whose only activation is its first input.
-OPERATORS: Mapping[tuple[str, str], Kind] = {
-    ("", "LayerNormalization"): "LayerNorm",
-    ("com.microsoft", "LayerNormalization"): "LayerNorm",
-    ("", "RMSNormalization"): "RMSNorm",
-    ("", "SimplifiedLayerNormalization"): "RMSNorm",
-    ("", "BatchNormalization"): "BatchNorm",
-    ("com.microsoft", "SimplifiedLayerNormalization"): "RMSNorm",
-}
-
-
-def operator_kind(node: ir.Node) -> Kind | None:
-    """The kind of norm that `node` is by itself, as one operator."""
-    return OPERATORS.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
 
 
 def label(node: ir.Node) -> str:
@@ -36,84 +25,68 @@ def label(node: ir.Node) -> str:
     return node.name or next((value.name for value in node.outputs if value.name), None) or node.op_type
 
 
+def sentence(node: ir.Node, reason_id: str, detail: str = "") -> str:
+    """A reason in the model's own names."""
+    return f"{node.op_type} `{label(node)}`{detail}: {REASONS[reason_id].meaning}"
+
+
 def unrecognized(node: ir.Node, reason_id: str, detail: str = "") -> Unrecognized:
     """The record of a node that is no norm we know, with the reason in the model's own names."""
-    return Unrecognized(node, reason_id, f"{node.op_type} `{label(node)}`{detail}: {REASONS[reason_id].meaning}")
-
-
-def of_operator(node: ir.Node, kind: Kind, path: str, facts: Facts) -> Norm | Unrecognized:
-    """The view of a norm operator, whose statistics must be unused and whose parameters constant."""
-    x, output = node.inputs[0], node.outputs[0]
-    dims = None if x is None else facts.dims(x)
-    if x is None or dims is None:
-        return unrecognized(node, "unknown-shape", f", input `{'' if x is None else x.name}`")
-    used = next((value for value in node.outputs[1:] if value.uses() or value.is_graph_output()), None)
-    if used is not None:
-        return unrecognized(node, "statistics-used", f", output `{used.name}`")
-    parameters: list[Parameter | None] = []
-    for value in (*node.inputs[1:3], None, None)[:2]:
-        array = None if value is None else facts.constant(value)
-        if value is not None and array is None:
-            return unrecognized(node, "runtime-parameter", f", input `{value.name}`")
-        if value is not None and array is not None and not _fits(array.shape, dims):
-            return unrecognized(node, "widening-parameter", f", input `{value.name}`")
-        parameters.append(None if value is None else Parameter(_squeezed(facts.float64(value)), value))
-    axes = tuple(range(attribute(node, "axis", -1) % len(dims), len(dims)))
-    return Norm(
-        name=label(node),
-        kind=kind,
-        axes=axes,
-        size=_size(dims, axes),
-        epsilon=attribute_float(node, "epsilon", 1e-5),
-        input=x,
-        output=output,
-        nodes=(node,),
-        spelling="operator",
-        gain=parameters[0],
-        bias=parameters[1],
-        graph=path,
-    )
-
-
-def _fits(shape: tuple[int, ...], dims: tuple[int | None, ...]) -> bool:
-    """Whether a parameter of `shape` broadcasts to every value of `dims`, and fixes no free dimension."""
-    lead = len(dims) - len(shape)
-    return lead >= 0 and all(size in (1, dims[lead + axis]) for axis, size in enumerate(shape))
+    return Unrecognized(node, reason_id, sentence(node, reason_id, detail))
 
 
 def of_region(
     region: Region, form: Form, output: ir.Value, setting: Setting, affine: Affine, path: str, facts: Facts
 ) -> Norm:
     """The view of a region whose `output` has this form and Affine; the region must hold nothing else."""
-    last, dims = output.producer(), facts.dims(region.x)
+    last, dims = output.producer(), facts.dims(region.x) or ()
     assert last is not None
+    form, scale = _of_means(form, dims)
+    gain = _parameter(affine.gain * scale, 1.0, frozenset({"Mul"}), region, setting)
+    bias = _parameter(affine.bias, 0.0, frozenset({"Add", "Sub"}), region, setting)
+    kind = kind_of(form, dims, gain, bias)
     return Norm(
         name=label(last),
-        kind=form.kind,
+        kind=kind,
         axes=form.axes,
-        size=None if dims is None else _size(dims, form.axes),
+        size=size_of(form, dims),
         epsilon=_named(form.epsilon, region, setting),
         input=region.x,
         output=output,
         nodes=region.nodes,
         spelling="decomposed",
-        gain=_parameter(affine.gain, 1.0, frozenset({"Mul"}), region, setting),
-        bias=_parameter(affine.bias, 0.0, frozenset({"Add", "Sub"}), region, setting),
+        gain=None if kind == "L2Norm" and not form.total else gain,
+        bias=bias,
+        variant="" if form.elements is None else f"{form.elements} of {dims[form.axes[0]] or 'n'}",
         graph=path,
+        groups=form.groups,
+        epsilon_place=form.place,
+        fractions=_fractions(region, setting, facts),
     )
 
 
-def _size(dims: tuple[int | None, ...], axes: tuple[int, ...]) -> int | None:
-    size = 1
-    for axis in axes:
-        n = dims[axis]
-        if n is None:
-            return None
-        size *= n
-    return size
+def _fractions(region: Region, setting: Setting, facts: Facts) -> dict[str, Floats]:
+    """The constants of a region that were read as a fraction 1/N which their own type had to round."""
+    found = {}
+    for value in region.externals:
+        stored, read = facts.constant(value), setting.arrays[value]
+        if not value.name or stored is None or stored.dtype.kind not in "fV" or stored.shape != read.shape:
+            continue
+        if (reference.promote(stored) != read).any():
+            found[value.name] = read.astype(np.float64)
+    return found
 
 
-def _squeezed(array: Floats) -> Floats:
+def _of_means(form: Form, dims: Sequence[int | None]) -> tuple[Form, float]:
+    """A form of total squares as one of their mean, where their number is static, and what it has to be scaled by."""
+    size = size_of(form, dims)
+    if not form.total or size is None:
+        return form, 1.0
+    epsilon = form.epsilon / (size if form.place == "inside" else size**0.5)
+    return replace(form, epsilon=epsilon, total=False), size**-0.5
+
+
+def squeezed(array: Floats) -> Floats:
     """The array without leading axes of size 1, down to rank 1: what broadcasts the same with fewer axes."""
     while array.ndim > 1 and array.shape[0] == 1:
         array = array[0]
@@ -124,7 +97,7 @@ def _named(epsilon: float, region: Region, setting: Setting) -> float:
     """ε as the region's own constant has it, where one is equal up to the rounding of the solution."""
     arrays = (setting.arrays[value] for value in region.externals)
     scalars = (float(array.reshape(-1)[0]) for array in arrays if array.size == 1)
-    return next((c for c in scalars if abs(c - epsilon) <= TOLERANCE * abs(c)), epsilon)
+    return next((c for c in scalars if abs(c - epsilon) <= TOLERANCE * abs(epsilon)), epsilon)
 
 
 def _parameter(
@@ -139,15 +112,15 @@ def _parameter(
         array = setting.arrays[value]
         if array.size == 1 or array.dtype != np.float64 or array.ndim > solved.ndim:
             continue
-        if not any(node.op_type in readers for node in value.consumers()):
+        if not any(node.op_type in readers for node in region.nodes if value in node.inputs):
             continue
         aligned = array.astype(np.float64).reshape((1,) * (solved.ndim - array.ndim) + array.shape)
         fits = all(size in (1, whole) for size, whole in zip(aligned.shape, setting.shape, strict=True))
         if fits and same_within(aligned, solved, slack):
-            return Parameter(_squeezed(aligned), value)
+            return Parameter(squeezed(aligned), value)
     if same_within(solved, np.asarray(neutral), slack):
         return None
-    return Parameter(_squeezed(solved))
+    return Parameter(squeezed(solved))
 
 
 def same_within(one: Floats, other: Floats, slack: float) -> bool:

@@ -25,11 +25,12 @@ FLOATS: Mapping[str, object] = {
     "gain": GAIN, "gain_row": GAIN[None, None], "gain_column": GAIN[:, None, None], "gain_4": GAIN[None, None, None],
     "bias": BIAS, "nothing": np.zeros(WIDTH),
     "sum_matrix": np.ones((WIDTH, 1)), "mean_matrix": np.full((WIDTH, 1), 1 / WIDTH),
-    "center_matrix": np.eye(WIDTH) - 1 / WIDTH,
+    "center_matrix": np.eye(WIDTH) - 1 / WIDTH, "mean_vector": np.full(WIDTH, 1 / WIDTH),
+    "mean_kernel": np.full((1, WIDTH, 1, 1), 1 / WIDTH), "space_kernel": np.full((WIDTH, 1, 6, 8), 1 / 48),
 }  # fmt: skip
 INTEGERS: Mapping[str, object] = {
     "last": [-1], "first": [1], "start": [0], "third": [4], "middle": [6], "i1": 1, "i2": 2,
-    "halves": [0, 0, 2, 6], "whole": [0, 0, 12], "wide": [1, 1, 1, 6],
+    "halves": [0, 0, 2, 6], "whole": [0, 0, 12], "wide": [1, 1, 1, 6], "pairs": [0, 0, 6, 2], "tall": [1, 1, 6, 1],
 }  # fmt: skip
 
 
@@ -43,12 +44,13 @@ def literal(name: str, value: object, dtype: str) -> str:
 
 
 def text(
-    body: str, shape: str = "B,T,12", opset: int = 17, dtype: str = "float", inner: str = "", more: str = ""
+    body: str, shape: str = "B,T,12", opset: int = 17, dtype: str = "float", more: str = "", initial: str = ""
 ) -> str:
-    """The text of a model that makes y from x, both of `dtype` and `shape`; `more` declares further inputs."""
+    """The text of a model that makes y from x, both of `dtype` and `shape`; `more` declares inputs, `initial` constants."""
     words = set(body.replace(",", " ").replace("(", " ").replace(")", " ").split())
     constants = [literal(name, value, dtype) for name, value in FLOATS.items() if name in words]
     constants += [literal(name, value, "int64") for name, value in INTEGERS.items() if name in words]
+    constants += [initial] if initial else []
     header = f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
     inputs = f"{dtype}[{shape}] x" + (f", {more}" if more else "")
     return f"{header} main ({inputs}) => ({dtype}[{shape}] y) <{', '.join(constants)}> {{\n{body}\n}}"

@@ -65,7 +65,7 @@ def test_a_scale_in_a_model_where_nothing_converts_is_left():
 # --- which arithmetic is one ----------------------------------------------------------------------------------------
 
 FOUND = {
-    "a factor per channel": ("y = Mul(x, c)", [("BatchNorm arithmetic", 1)]),
+    "a factor per channel": ("y = Mul(x, c)", [("scale", 1)]),
     "factor and shift": ("a = Div(x, c) y = Add(a, d)", [("BatchNorm arithmetic", 2)]),
     "a mean, as BatchNorm subtracts it": ("a = Sub(x, c) y = Add(a, d)", [("mean-only BatchNorm", 2)]),
     "cut after the last step per channel": (
@@ -73,7 +73,9 @@ FOUND = {
         [("BatchNorm arithmetic", 2)],
     ),
     "c - x behind a factor": ("a = Mul(x, c) y = Sub(d, a)", [("BatchNorm arithmetic", 2)]),
-    "read twice in the middle": ("a = Mul(x, c) b = Add(a, d) y = Mul(a, b)", [("BatchNorm arithmetic", 1)]),
+    "read twice in the middle": ("a = Mul(x, c) b = Add(a, d) y = Mul(a, b)", [("scale", 1)]),
+    "two factors": ("a = Mul(x, c) y = Div(a, d)", [("scale", 2)]),
+    "a mean alone": ("y = Sub(x, c)", [("shift", 1)]),
     "a branch with two factors and a bias": (
         "p = MatMul(x, w) a = Mul(p, one) b = Div(a, two) e = Add(b, one) y = Add(x, e)",
         [("SkipInit", 2)],
@@ -127,6 +129,43 @@ def test_the_gain_of_a_norm_is_not_also_a_line_beside_a_batch_norm():
     model = with_weights(parsed(text, 18), v=np.full(6, 2.0), eta=3.0)
     session = Session.of(ir.from_proto(model), proving=False)
     assert {norm.name: norm.kind for norm in (*session.norms, *session.affines)} == {
-        "rms": "RMSNorm",
+        "rms": "ScaleNorm",  # its gain is one number
         "bn": "BatchNorm",
     }
+
+
+LAID_OUT = {
+    "Transpose": "t = Transpose<perm = [0, 2, 1]>(x) p = MatMul(t, w) a = Mul(s, p) b = Transpose<perm = [0, 2, 1]>(a)",
+    "Reshape": "r = Reshape(x, flat) p = MatMul(r, w) a = Mul(p, s) z = Shape(x) b = Reshape(a, z)",
+    "Cast": "p = MatMul(x, w) h = Cast<to = 1>(p) l = Cast<to = 11>(h) a = Mul(l, s) k = Cast<to = 1>(a) b = Cast<to = 11>(k)",
+}
+
+
+@pytest.mark.parametrize("lines", LAID_OUT.values(), ids=LAID_OUT)
+def test_the_scale_of_a_branch_is_a_layer_scale_in_whatever_layout(lines: str) -> None:
+    text = f"main (double[N,6,6] x) => (double[N,6,6] y) <double[6] s, double[6,6] w, int64[2] flat = {{{{-1, 6}}}}> {{{{ {lines} y = Add({{}}, b) }}}}"
+    found = {
+        other: [norm.variant for norm in Session.of(ir.from_proto(parsed(text.format(other))), proving=False).affines]
+        for other in ("x", "b")
+    }
+    assert found == {"x": ["LayerScale"], "b": ["scale"]}
+
+
+ATTENTION = """main (double[N,H,6,4] q, double[N,H,4,6] k, double[N,H,6,6] mask, bool[N,H,6,6] seen) => (double[J,K,L,M] y)
+    <double factor, double[3,1,1] of_head, double[4,6] w, double low, int64[4] shape = {{0, 0, 0, 0}}> {{
+    {} e = Add(b, mask) r = Reshape(e, shape) o = Where(seen, r, low) {} }}"""
+
+
+@pytest.mark.parametrize(
+    "scaled", ["b = Mul(p, factor)", "b = Div(p, factor)", "c = Cast<to = 11>(p) b = Mul(c, of_head)"]
+)
+def test_the_scale_of_attention_is_no_goal(scaled: str) -> None:
+    """It scales a product of activations, and a Softmax reads the sum; either alone does not make it one of attention."""
+
+    def variants(product: str, reader: str) -> list[str]:
+        text = ATTENTION.format(f"p = MatMul(q, {product}) {scaled}", f"y = {reader}(o)").replace("N,H", "N,3")
+        return [norm.variant for norm in Session.of(ir.from_proto(parsed(text)), proving=False).affines]
+
+    assert variants("k", "Softmax") == []
+    for product, reader in (("w", "Softmax"), ("k", "Sigmoid")):
+        assert variants(product, reader) == ["LayerScale" if "of_head" in scaled else "SkipInit"]

@@ -382,3 +382,23 @@ def test_what_only_served_norms_that_failed_is_not_kept(monkeypatch: pytest.Monk
     assert {refusal.reason_id for refusal in result.refused} == {"proof-failed"}
     assert result.exit_code == 1
     assert result.model.SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("target", ["rmsnorm", "standard"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_norm_whose_model_had_to_round_one_over_n_is_converted_and_checked(target: str, dtype: type[np.generic]):
+    """1/48 is no float32: in float64 the sum times that number is no mean, and the check called the result wrong."""
+    name = "float" if dtype is np.float32 else "float16"
+    text = f"""<ir_version: 10, opset_import: ["": 18]> g ({name}[N,48] x) => ({name}[N,48] y) <int64[1] axes = {{-1}}> {{
+        t = MatMul(x, w) s = ReduceSum(t, axes) m = Mul(s, r) d = Sub(t, m) q = Mul(d, d) p = ReduceSum(q, axes)
+        v = Mul(p, r) a = Add(v, e) z = Sqrt(a) n = Div(d, z) y = MatMul(n, w) }}"""
+    proto = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).normal(0.1, 0.2, (48, 48))
+    for key, array in {"w": weight, "r": np.asarray(1 / 48), "e": np.asarray(1e-3)}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(dtype), key))
+    result = normswap.convert(proto, target)
+    assert result.rewrites
+    assert result.check is not None
+    assert result.check.verdict == "pass", result.check.reason
+    assert result.check.outputs[0].float64_difference is not None
+    assert result.check.outputs[0].float64_difference < 1e-12

@@ -156,6 +156,8 @@ def untouched(model: Path) -> Iterator[None]:
         "from normswap.cli import main; main(['--help'])",
         "from normswap.cli import main; main(['--version'])",
         "from normswap.cli import main; main(['convert', '--help'])",
+        "from normswap.cli import main; main(['rules', '--help'])",
+        "from normswap.cli import main; main(['rules', 'verify', '--help'])",
     ],
 )
 def test_starting_imports_nothing_heavy(code: str) -> None:
@@ -175,7 +177,7 @@ def test_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"normswap {normswap.__version__}\n")
 
 
-@pytest.mark.parametrize("command", [[], ["inspect"], ["convert"], ["check"]])
+@pytest.mark.parametrize("command", [[], ["inspect"], ["convert"], ["check"], ["rules"], ["rules", "verify"]])
 def test_help(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -356,11 +358,19 @@ def test_output_that_the_locale_cannot_write(tmp_path: Path, gpt2: Path) -> None
 def test_inspect(gpt2: Path) -> None:
     result = run("inspect", gpt2)
     assert result.exit_code == 0, result.stderr
-    rows = [line for line in result.stdout.splitlines() if "LayerNorm" in line and "1e-05" in line]
-    assert [row.split()[0] for row in rows] == ["4", "1"]
-    assert rows[0].endswith("rmsnorm, folded        ")
-    assert rows[1].endswith("rmsnorm, folded in part")  # the head has no bias
-    assert max(map(len, result.stdout.splitlines()[1:7])) <= 80
+    (row,) = [line for line in result.stdout.splitlines() if "LayerNorm" in line and "1e-05" in line]
+    cells = [
+        "5",
+        "LayerNorm",
+        "-1 (24)",
+        "1e-05",
+        "gain, bias",
+        "operator",
+        "all",
+        "all, 1 in part",
+    ]  # no bias: the head
+    assert [cell.strip() for cell in row.split("  ") if cell.strip()] == cells
+    assert max(map(len, result.stdout.splitlines()[1:4])) <= 80
 
 
 def test_inspect_json(gpt2: Path) -> None:
@@ -492,3 +502,88 @@ def test_check_without_the_provider_is_inconclusive(model: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine's onnxruntime has CUDA")
     assert run("check", model, model, "--provider", "cuda", "--quick").exit_code == 4
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+RULES = Path(normswap.__file__).parent.parent / "rules"
+BAD = Path(__file__).parent / "rules" / "bad"
+
+
+@pytest.mark.parametrize("command", [["rules"], ["rules", "list"]])
+def test_rules_are_listed(command: list[str]) -> None:
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    rows = {row.split()[0]: row.split()[1:] for row in result.stdout.splitlines() if row.strip()}
+    assert rows["onnx/RMSNormalization-23"] == ["RMSNorm", "23-", "all", "exact"]
+    assert rows["primitive/RMSNorm_half-9"] == ["RMSNorm", "9-17", "float16", "exact"]
+
+
+def test_rules_list_json() -> None:
+    report = json.loads(run("rules", "list", "--json").stdout)
+    assert report["schema"] == "normswap/rules/1"
+    (row,) = (item for item in report["rules"] if item["name"] == "primitive/RMSNorm-9")
+    assert (row["norm"], row["since_opset"], row["until_opset"], row["exactness"]) == ("RMSNorm", 9, 17, "exact")
+    assert Path(row["path"]) == RULES / "spell" / "primitive" / "RMSNorm-9.onnxtxt"
+
+
+@pytest.mark.parametrize("name", ["onnx/LayerNormalization-17", "onnx/LayerNormalization-17:unbiased", "LayerNorm"])
+def test_rules_show(name: str) -> None:
+    path = RULES / ("norms/LayerNorm.onnxtxt" if "/" not in name else "spell/onnx/LayerNormalization-17.onnxtxt")
+    text = path.read_text(encoding="utf-8")
+    assert run("rules", "show", name).stdout == text
+    assert json.loads(run("rules", "show", name, "--json").stdout)["text"] == text
+
+
+def test_rules_show_of_no_rule() -> None:
+    assert_one_error(run("rules", "show", "onnx/RMSNorm"), 2, "onnx/RMSNormalization-23")
+
+
+def test_rules_verify() -> None:
+    result = run("rules", "verify")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(list(RULES.rglob("*.onnxtxt")))
+    assert all(line.startswith(f"OK {RULES}") for line in lines)
+
+
+def test_rules_verify_says_what_is_wrong() -> None:
+    result = run("rules", "verify", BAD)
+    assert result.exit_code == 1
+    files = {line.split(":")[0] for line in result.stdout.splitlines()}
+    assert files == {str(path) for path in BAD.glob("*.onnxtxt")}
+    path = BAD / "syntax.onnxtxt"
+    (item,) = json.loads(run("rules", "verify", path, "--json").stdout)["files"]
+    assert item["path"] == str(path)
+    assert item["complaints"] == [{"line": 15, "column": 35, "message": "Expected character ) not found."}]
+
+
+def test_rules_verify_of_what_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "weights.onnxtxt"
+    path.write_bytes(b"\xff\xfe")
+    assert_one_error(run("rules", "verify", path), 3, "cannot be read")
+    (tmp_path / "empty").mkdir()
+    assert_one_error(run("rules", "verify", tmp_path / "empty"), 3, "no rules")
+    assert_one_error(run("rules", "verify", tmp_path / "absent"), 2, "absent")
+
+
+def test_convert_with_rules_of_ones_own(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "spell" / "onnx"
+    folder.mkdir(parents=True)
+    (folder / "Bad-23.onnxtxt").write_bytes((BAD / "wrong_axis.onnxtxt").read_bytes())
+    for command in (["convert", model, "--to", "rmsnorm"], ["rules", "list"]):
+        result = run(*command, "--rules", tmp_path / "mine")
+        assert_one_error(result, 3, "Bad-23.onnxtxt:19:1: `replace` computes something else")
+    assert run("rules", "verify", "--rules", tmp_path / "mine").exit_code == 1
+    assert_one_error(run("convert", model, "--to", "standard", "--rules", tmp_path / "no"), 3, "no such folder")
+    assert [path.name for path in model.parent.glob("*.onnx")] == [model.name]
+
+
+def test_convert_to_standard(tmp_path: Path) -> None:
+    copy = tmp_path / "bert.onnx"
+    copy.write_bytes((SMALL / "bert_torchscript14.onnx").read_bytes())
+    result = run("convert", copy, "--to", "standard")
+    assert result.exit_code == 0, result.output
+    assert "5  spell/onnx/LayerNormalization-17: norm written in the operators of that file" in result.stdout
+    operators = [node.op_type for node in onnx.load(tmp_path / "bert.standard.onnx").graph.node]
+    assert operators.count("LayerNormalization") == 5

@@ -541,6 +541,36 @@ def test_a_border_map_needs_no_static_size_but_its_own() -> None:
     assert operators(result) == ["Tanh", "Conv", "Add", "Tanh"]
 
 
+@pytest.mark.parametrize(("axes", "kind"), [("[2, 3]", "InstanceNorm"), ("[1]", "LayerNorm")])
+def test_an_affine_of_a_decomposed_norm_of_an_image(axes: str, kind: str) -> None:
+    """Whatever the norm is called: what is per channel goes into the weight behind it."""
+    result = folded(
+        proto(f"""main (double[N,4,5,7] x) => (double[N,6,5,7] y)
+        <double[8,4,1,1] w, double[8,1,1] g, double[8,1,1] b, double[6,8,1,1] v, double eps = {{1e-5}}> {{
+            h = Conv(x, w) m = ReduceMean<axes = {axes}>(h) d = Sub(h, m) q = Mul(d, d) a = ReduceMean<axes = {axes}>(q)
+            e = Add(a, eps) s = Sqrt(e) u = Div(d, s) k = Mul(u, g) z = Add(k, b) y = Conv(z, v) }}""")
+    )
+    assert result.before.norms == {kind: 1}
+    assert [item.rule for item in result.rewrites if item.rule.startswith("affine")] == ["affine-down"]
+    assert isinstance(result.model, onnx.ModelProto)
+    assert {"g", "b"}.isdisjoint(tensor.name for tensor in result.model.graph.initializer)
+
+
+LENGTH = """main (double[N,T,8] x) => (double[N,T,6] y) <double[8,6] w, double k = {{3}}> {{
+    l = ReduceL2<axes = [-1]>(x) u = Div(x, l) {rest} }}"""
+
+
+def test_the_number_of_a_scale_norm_goes_and_leaves_an_rms_norm() -> None:
+    result = folded(proto(LENGTH.format(rest="z = Mul(u, k) y = MatMul(z, w)")))
+    assert (result.before.norms, result.after.norms) == ({"ScaleNorm": 1}, {"RMSNorm": 1})
+    assert "affine-down" in {item.rule for item in result.rewrites}
+
+
+def test_the_length_of_an_l2_norm_is_no_gain() -> None:
+    result = folded(proto(LENGTH.format(rest="y = MatMul(u, w)")))
+    assert (result.rewrites, result.refused, result.after.norms) == ((), (), {"L2Norm": 1})
+
+
 def test_the_gain_of_a_norm_over_channels_leaves_ones_along_the_channels() -> None:
     text = """main (double[N,6,1] x) => (double[N,4,1] y) <double[6,1] g, double[4,6,1] w, double eps = {0.1}> {
         m = ReduceMean<axes = [1]>(x) d = Sub(x, m) q = Mul(d, d) v = ReduceMean<axes = [1]>(q) e = Add(v, eps)

@@ -137,6 +137,15 @@ def test_a_norm_on_its_way_to_a_spelling_is_its_formula(kind: str, mean: np.ndar
     assert np.abs(found - expected).max() < 1e-14
 
 
+def test_an_instance_norm_on_its_way_to_a_spelling_is_its_formula() -> None:
+    x = X[None]
+    gain, bias = (np.arange(1.0, 1.0 + x.shape[1]).reshape(-1, 1, 1) * sign for sign in (1, -1))
+    (found,) = ran("y = normswap.InstanceNorm(x, e, g, b)", x, np.asarray(0.125), gain, bias)
+    centered = x - x.mean(axis=(2, 3), keepdims=True)
+    expected = centered / np.sqrt((centered**2).mean(axis=(2, 3), keepdims=True) + 0.125) * gain + bias
+    assert np.abs(found - expected).max() < 1e-14
+
+
 def test_the_two_parts_of_a_norm_are_their_definitions() -> None:
     assert np.abs(reference.center(X, (2,)).mean(axis=2)).max() < 1e-15
     y = reference.root_mean_square(X, (1, 2), 0.5)

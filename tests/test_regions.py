@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from normswap import probes, regions, seeds
+from normswap.averages import averages
 from normswap.facts import Facts
 from normswap.learn import learn
 from normswap.regions import Region
@@ -69,7 +70,7 @@ def test_a_weight_is_no_average():
     assert weight is not None
     weight.const_value = ir.tensor(np.arange(144, dtype=np.float32).reshape(12, 12))
     known.constants[weight] = True
-    assert not regions.averages(maker(values["y"]), known)
+    assert not averages(maker(values["y"]), known)
 
 
 def test_candidates_come_nearest_first_and_stop_at_a_linear_layer():
@@ -80,6 +81,19 @@ def test_candidates_come_nearest_first_and_stop_at_a_linear_layer():
 def test_pooling_before_a_linear_layer_meets_nothing():
     values, known = learned(["m = ReduceMean <axes = [-1]> (x)", "y = MatMul(m, x)"], shape="12,12")
     assert not seeds.meets_another(maker(values["m"]), known)
+
+
+def test_what_is_computed_from_a_pool_alone_meets_nothing_else():
+    """A norm of pooled values: they meet their own root, whatever the order of their readers."""
+    norm = ["m = ReduceMean <axes = [1]> (p)", "d = Sub(p, m)", "u = Div(d, s)", "q = Mul(d, d)"]
+    lines = ["p = GlobalAveragePool(x)", *norm[:2], norm[3], "v = ReduceMean <axes = [1]> (q)", "s = Sqrt(v)", norm[2]]
+    values, known = learned([*lines, "y = Identity(x)"], shape="B,12,6,6")
+    seed = maker(values["p"])
+    assert not seeds.meets_another(seed, known)
+    assert not seeds.scales_another(seed, known)
+    values, known = learned(["p = GlobalAveragePool(x)", "r = Sqrt(p)", "y = Div(w, r)"], shape="B,12,6,6",
+                            more="float[B,12,6,6] w")  # fmt: skip
+    assert seeds.scales_another(maker(values["p"]), known)
 
 
 # --- growing --------------------------------------------------------------------------------------------------------
@@ -126,6 +140,68 @@ def test_of_the_shape_only_single_numbers_and_operands_are_read():
     assert region is None or "k" not in made(region.nodes).split()
 
 
+def test_constants_that_are_laid_out_at_run_time_belong_to_a_region():
+    numbers = "int64[3] whole_row = {1, 1, -1}"
+    for lines in (
+        ["z = Shape(u)", "w = Expand(gain, z)"],
+        ["z = Shape(u)", "r = Reshape(gain, whole_row)", "w = Expand(r, z)"],
+        ["z = Shape(x)", "k = Div(z, z)", "r = Reshape(gain, whole_row)", "w = Tile(r, k)"],
+        ["z = Shape(x)", "w = ConstantOfShape <value = float[1] {2}> (z)"],
+        ["z = Shape(x)", "w = ConstantOfShape (z)"],
+    ):
+        whole = [*LAYER_NORM[:7], *lines, "g = Mul(u, w)", LAYER_NORM[-1]]
+        region, _ = grown(whole, "x", "m", initial=numbers)
+        assert region is not None
+        assert made(region.nodes).endswith("w g y")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["z = Shape(x)", "f = Cast <to = 1> (z)", "w = Expand(f, z)"],  # the sizes themselves, as a gain
+        ["z = Shape(x)", "i = Gather(z, i2)", "k = Range(start0, i, i1)", "f = Cast <to = 1> (k)", "w = Expand(f, z)"],
+        ["z = Shape(x)", "w = Expand(r, z)"],  # a run-time value, laid out like a constant
+        ["w = Reshape(r, sizes)"],
+    ],
+)
+def test_what_derives_from_sizes_or_from_an_input_does_not(lines):
+    whole = [*LAYER_NORM[:7], *lines, "g = Mul(u, w)", LAYER_NORM[-1]]
+    region, _ = grown(whole, "x", "m", shape="B,T,3", more="float[3] r, int64[3] sizes", initial="int64 start0 = {0}")
+    assert region is not None
+    assert made(region.nodes) == "m d q v e s u"
+
+
+def test_a_long_chain_before_a_gain_is_not_followed_to_its_end():
+    chain = [f"c{k + 1} = Identity(c{k})" for k in range(1100)]
+    region, _ = grown([*chain, *LAYER_NORM[:7], "y = Mul(u, c1100)"], "x", "m", more="float[12] c0")
+    assert region is not None
+    assert made(region.nodes) == "m d q v e s u"
+
+
+def test_norm_operators_are_held_only_where_they_are_asked_for():
+    lines = ["t = Transpose <perm = [0, 2, 1]> (x)", "u = LayerNormalization(t, gain)",
+             "v = Transpose <perm = [0, 2, 1]> (u)", "y = LayerNormalization <axis = 1> (v, gain_column)"]  # fmt: skip
+    values, known = learned(lines, shape="B,12,T")
+    seed = maker(values["u"])
+    assert seed.graph is not None
+    position = regions.position_in(seed.graph)
+    assert regions.grow(values["x"], seed, position, known) is None
+    region = regions.grow(values["x"], seed, position, known, frozenset({seed}))
+    assert region is not None
+    assert made(region.nodes) == "t u v"
+
+
+def test_what_no_value_of_the_shape_of_x_needs_is_left_out():
+    region, _ = grown([*LAYER_NORM, "z = ReduceSum(y, last)", "k = Sqrt(z)"], "x", "m")
+    assert region is not None
+    assert made(region.nodes) == "m d q v e s u g y"
+
+
+def test_readers_of_a_shape_read_no_value():
+    values, _ = learned(["a = Relu(x)", "z = Shape(a)", "k = Size(a)", "y = Exp(a)"])
+    assert [node.op_type for node in regions.readers(values["a"])] == ["Exp"]
+
+
 def test_an_activation_ends_a_region():
     region, _ = grown([*LAYER_NORM, "a = Sigmoid(y)", "b = Mul(a, y)"], "x", "m")
     assert region is not None
@@ -168,10 +244,11 @@ def test_the_shape_belongs_to_the_key():
     assert key_of(LAYER_NORM, shape="B,T,12") != key_of(LAYER_NORM, shape="B,6,12")
 
 
-def test_behind_a_piecewise_operator_the_vectors_count():
-    bounded = [*LAYER_NORM[:-1], "y = Max(g, bias)"]
-    swapped = [line.replace("bias", "?").replace("gain", "bias").replace("?", "gain") for line in bounded]
-    assert key_of(bounded) != key_of(swapped)
+@pytest.mark.parametrize(("value", "other"), [("1", "2"), ("0", "1e-9")])
+def test_tensors_of_attributes_belong_to_the_key(value, other):
+    made = [f"o = ConstantOfShape <value = float[1] {{{number}}}> (z)" for number in (value, other)]
+    first, second = (key_of([*LAYER_NORM[:-1], "z = Shape(x)", line, "y = Add(g, o)"]) for line in made)
+    assert first != second
 
 
 # --- probes ---------------------------------------------------------------------------------------------------------
@@ -186,7 +263,7 @@ def test_only_axes_that_nothing_looks_at_are_cut():
     assert [setting.shape for setting in both] == [(2, 3, WIDTH), (3, 4, WIDTH)]
 
 
-def test_a_layout_operator_keeps_every_axis():
+def test_positions_keep_every_axis():
     lines = ["a = Slice(x, start, middle, last)", "m = ReduceMean <axes = [-1]> (a)", "y = Sub(x, m)"]
     region, known = grown(lines, "x", "m", shape="7,40,12")
     assert region is not None

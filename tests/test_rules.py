@@ -15,7 +15,7 @@ from normswap.errors import InputRefused
 from normswap.learn import learn
 from normswap.rules.execute import execute, relative
 from normswap.rules.pattern import Pattern, find
-from normswap.rules.replacement import emit, substitute
+from normswap.rules.replacement import Inapplicable, emit, fits, substitute
 
 RULES = rules.load()
 BAD = Path(__file__).parent / "rules" / "bad"
@@ -80,9 +80,12 @@ def test_wrong_rule_gets_its_complaint(path):
     assert str(complaints[0]).startswith(f"{path}:{wanted}")
 
 
-def test_the_newer_rule_comes_first():
-    opsets = [rule.since_opset for rule in RULES]
-    assert opsets == sorted(opsets, reverse=True)  # all of them match a single node
+def test_the_larger_pattern_comes_first_and_then_the_newer_rule():
+    sizes = [-len(rule.match.function) for rule in RULES]
+    assert sizes == sorted(sizes)
+    for size in set(sizes):
+        opsets = [rule.since_opset for rule in RULES if len(rule.match.function) == -size]
+        assert opsets == sorted(opsets, reverse=True)
 
 
 def test_the_readme_shows_a_rule_as_it_is():
@@ -126,7 +129,84 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     assert "cannot be read" in complaint.message
 
 
+# --- a library ------------------------------------------------------------------------------------------------------
+
+
+def test_rules_of_the_users_own_come_before_ours(tmp_path):
+    folder = tmp_path / "spell" / "onnx"
+    folder.mkdir(parents=True)
+    (folder / "Skip-14.onnxtxt").write_text(SKIP, encoding="utf-8")
+    found = rules.library(tmp_path)
+    assert [rule.name for rule in found.rules[:2]] == ["onnx/Skip-14", rules.library().rules[0].name]
+    assert found.rules[1:] == rules.library().rules
+    assert found.definitions == rules.library().definitions
+
+
+def test_a_norm_of_the_users_own(tmp_path):
+    (tmp_path / "norms").mkdir()
+    text = (rules.rules_directory() / "norms" / "RMSNorm.onnxtxt").read_text(encoding="utf-8")
+    (tmp_path / "norms" / "MyNorm.onnxtxt").write_text(text.replace("RMSNorm", "MyNorm"), encoding="utf-8")
+    assert ("MyNorm", 4) in rules.library(tmp_path).definitions
+
+
+@pytest.mark.parametrize("name", ["absent", "file", "empty"])
+def test_what_is_no_folder_of_rules_is_refused(name, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputRefused, match=r"no such folder|no rules"):
+        rules.library(tmp_path / name)
+
+
+def test_every_kind_of_norm_with_a_definition_can_be_written_in_primitives():
+    kinds = {name for name, _ in rules.definitions()}
+    assert kinds == {rule.norm for rule in RULES if rule.runtime == "primitive"}
+    for kind in kinds:
+        types = {item for rule in RULES if (rule.runtime, rule.norm) == ("primitive", kind) for item in rule.types}
+        assert {ir.DataType.FLOAT, ir.DataType.DOUBLE} <= types
+
+
 # --- norms ----------------------------------------------------------------------------------------------------------
+
+
+def defined(kind, *feeds):
+    """What the function of norms/ computes."""
+    function = rules.definitions()[kind, len(feeds)]
+    arrays = dict(zip(function.inputs, map(np.asarray, feeds), strict=True))
+    return execute(function, arrays, lambda node: 18, rules.definitions())[function.outputs[0]]
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5), (2, 6, 3, 4), (1, 6, 2, 3, 2)])
+def test_instance_and_group_norm_are_what_onnx_says(shape):
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=shape) + 1
+    gain, bias = (generator.normal(size=(6, *[1] * (len(shape) - 2))) for _ in range(2))
+    for groups in (6, 3, 2, 1):
+        runs = x.reshape(shape[0], groups, -1)
+        normalized = (runs - runs.mean(-1, keepdims=True)) / np.sqrt(runs.var(-1, keepdims=True) + 0.25)
+        truth = normalized.reshape(shape) * gain + bias
+        assert relative(defined("GroupNorm", x, np.int64(groups), 0.25, gain, bias), truth) < 1e-14
+        if groups == 6:
+            assert relative(defined("InstanceNorm", x, 0.25, gain, bias), truth) < 1e-14
+
+
+@pytest.mark.parametrize("axes", [(-1,), (-3, -1)])
+def test_mean_variance_norm_has_its_epsilon_outside_the_root(axes):
+    x = np.random.default_rng(4).normal(size=(2, 3, 4)) + 1
+    truth = (x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 0.25)
+    assert relative(defined("MeanVarianceNorm", x, axes, 0.25), truth) < 1e-14
+
+
+def test_l2_norm_with_epsilon_with_a_floor_and_of_zeros():
+    x = np.random.default_rng(5).normal(size=(2, 3, 4))
+    x[0, 1] *= 1e-3
+    x[1, 2] = 0
+    squares = (x * x).sum(-1, keepdims=True)
+    assert relative(defined("L2Norm", x, [-1], 0.25, 0.0), x / np.sqrt(squares + 0.25)) < 1e-14
+    assert relative(defined("L2Norm", x, [-1], 0.0, 0.5), x / np.maximum(np.sqrt(squares), 0.5)) < 1e-14
+    plain = defined("L2Norm", x, [-1], 0.0, 0.0)
+    assert not plain[1, 2].any()
+    lengths = np.linalg.norm(plain.reshape(-1, 4), axis=1)
+    np.testing.assert_allclose(lengths, [1, 1, 1, 1, 1, 0])
 
 
 @pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
@@ -226,6 +306,33 @@ def test_another_domain_is_another_operator():
     assert found(pattern("y = Relu(x)", inputs="x"), graph("y = com.example.Relu(x)")) == []
 
 
+# --- where a rule fits ----------------------------------------------------------------------------------------------
+
+
+def skips(shape, other, gain):
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["": 14, "normswap": 1]>
+        g (float[{shape}] x, float[{other}] z) => (float[{shape}] y)
+          <int64[1] axes = {{-1}}, float epsilon = {{0.5}}, float[{gain}] gain = {{{",".join("1" * gain)}}}>
+        {{ t = Add(z, x)  y = normswap.RMSNorm(t, axes, epsilon, gain) }}"""
+    )
+    facts = learn(model)
+    rule = next(item for item in RULES if item.name == "ort/SkipSimplifiedLayerNormalization-9")
+    match = find(rule.match, model.graph[1], facts)
+    assert match is not None
+    return fits(rule, match, facts)
+
+
+def test_a_rule_fits_where_ranks_and_shapes_do():
+    assert skips("N,3,8", "N,3,8", 8)
+    assert skips("N,8", "N,8", 8)
+    assert not skips("N,3,8", "M,3,8", 8)
+    assert not skips("N,3,8", "8", 8)
+    assert not skips("N,3,8", "1,3,8", 8)
+    assert not skips("N,3,8", "N,3,8", 1)
+    assert not skips("2,N,3,8", "2,N,3,8", 8)
+
+
 # --- replacements ---------------------------------------------------------------------------------------------------
 
 
@@ -310,3 +417,20 @@ def test_weights_are_computed_in_float64_and_rounded_once(tmp_path):
     stored = model.graph.initializers["product/scaled"].const_value.numpy()
     assert stored.dtype == np.float16
     np.testing.assert_array_equal(stored, (weight * factor[:, None]).astype(np.float16))
+
+
+def test_what_was_not_put_in_reads_nothing():
+    """Or a value would be thought to have readers that are nowhere."""
+    model = parse(
+        """<ir_version: 10, opset_import: ["": 23, "normswap": 1]>
+        g (double[2,8] x) => (double[2,8] y)
+          <int64[1] axes = {-1}, double epsilon = {0.1}, double[8] gain = {1,2,3,4,5,6,7,8}>
+        { y = normswap.RMSNorm(x, axes, epsilon, gain) }"""
+    )
+    facts = learn(model)
+    rule = next(item for item in RULES if item.name == "onnx/RMSNormalization-23")
+    match = find(rule.match, model.graph[0], facts)
+    assert match is not None
+    with pytest.raises(Inapplicable, match=r"epsilon = 0\.1 is not a float32"):
+        emit(rule, match, facts, "norm", str)
+    assert [use.node for use in model.graph.inputs[0].uses()] == [model.graph[0]]

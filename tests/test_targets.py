@@ -146,3 +146,18 @@ def test_beside_a_norm_that_converts_a_scale_that_serves_another_stays() -> None
             z = Add(r, f)
         }"""
     assert rules(text) == [("ln", "center-up")]
+
+
+SERIES = """main (double[N,6,5] x) => (double[N,6,8] y)
+    <double[5,8] w, double[8] row, double[6,1] column, double eps = {{1e-5}}> {{
+        h = MatMul(x, w) m = ReduceMean<axes = [-1]>(h) d = Sub(h, m) q = Mul(d, d) a = ReduceMean<axes = [-1]>(q)
+        e = Add(a, eps) s = Sqrt(e) u = Div(d, s) y = Mul(u, {gain}) }}"""
+
+
+@pytest.mark.parametrize(("gain", "kind"), [("row", "LayerNorm"), ("column", "InstanceNorm")])
+def test_only_layer_norms_become_rms_norms(gain: str, kind: str) -> None:
+    """The one differs from the other in nothing but its gain."""
+    result = converted(parsed(SERIES.format(gain=gain)))
+    assert result.before.norms == {kind: 1}
+    assert counts(result) == (int(kind == "LayerNorm"), 0)
+    assert result.refused == ()

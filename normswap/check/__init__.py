@@ -7,6 +7,7 @@ function although it is also this package.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ def check(
     control: Source | None = None,
     changed_outputs: frozenset[str] = frozenset(),
     unrounded: Unrounded | None = None,
+    fractions: Unrounded | None = None,
+    bisect: bool = False,
+    reproduce: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CheckResult:
     """Judge `converted` by its error to the float64 truth of `original`, next to the original's own.
@@ -42,16 +46,22 @@ def check(
         changed_outputs: Outputs that are meant to differ: reported, not judged.
         unrounded: How to compute weights of `converted` in float64, by name, before they were rounded to its format.
             With them the two models must agree to 1e-9 in float64: equal, not merely close.
+        fractions: How to compute, in float64, constants of both models that stand for 1/N and had to be rounded: a
+            mean is meant, and that of a norm which is written as one operator is no other.
+        bisect: Whether to look for the cause of a failure: the result's `bisect`.
+        reproduce: A folder for a minimal pair of models that fails, too; implies `bisect`.
         progress: Called with a line before each long step.
 
     Raises:
         Inconclusive: onnxruntime or the provider is absent, or the provider fell back to another.
         InputRefused: A model is unreadable, invalid or hostile.
         UsageError: A path that is wrong, an unknown provider, or inputs that do not fit the model.
+        WriteError: The reproducer cannot be written.
     """
     from normswap.check.protocol import check as run
 
-    return run(
+    told = progress or (lambda line: None)
+    result = run(
         original,
         converted,
         provider=provider,
@@ -60,5 +70,13 @@ def check(
         control=control,
         changed_outputs=changed_outputs,
         unrounded=unrounded,
-        progress=progress or (lambda line: None),
+        fractions=fractions or {},
+        progress=told,
     )
+    if result.verdict != "fail" or not (bisect or reproduce):
+        return result
+    from normswap.bisect.locate import Request
+    from normswap.bisect.search import of_files
+
+    request = Request(original, converted, provider, changed_outputs, unrounded, reproduce, told)
+    return replace(result, bisect=of_files(request, result))

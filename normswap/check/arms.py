@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
 from normswap.check import runtime, sources
@@ -29,7 +30,7 @@ class Arm:
 
     def read(self, run: int) -> list[Array]:
         """The outputs of one run, memory-mapped."""
-        return [_load(self.folder / f"{run}-{output}.npy") for output in range(self.outputs)]
+        return [load(self.folder / f"{run}-{output}.npy") for output in range(self.outputs)]
 
 
 def spool(folder: Path, results: Iterable[Sequence[Array]]) -> Arm:
@@ -43,7 +44,8 @@ def spool(folder: Path, results: Iterable[Sequence[Array]]) -> Arm:
     return Arm(folder, outputs)
 
 
-def _load(file: Path) -> Array:
+def load(file: Path) -> Array:
+    """One spooled array, memory-mapped."""
     try:
         mapped: Array = np.load(file, mmap_mode="r")
     except ValueError:  # strings: written above, and pickled since numpy knows no other way
@@ -61,7 +63,14 @@ def exact(
     path: Path, cases: Sequence[Case], folder: Path, *, noisy: bool = False, unrounded: Unrounded | None = None
 ) -> Arm:
     """A model in float64, `noisy`: with one rounding of its own format after every node. Raises `TruthUnavailable`."""
-    evaluator = Evaluator.open(sources.load(path), unrounded)
+    return evaluated(sources.load(path), cases, folder, noisy=noisy, unrounded=unrounded)
+
+
+def evaluated(
+    model: ir.Model, cases: Sequence[Case], folder: Path, *, noisy: bool = False, unrounded: Unrounded | None = None
+) -> Arm:
+    """The same for an opened model."""
+    evaluator = Evaluator.open(model, unrounded)
     generator = np.random.default_rng(NOISE_SEED)
     results = (evaluator.run(case.feeds, Noise(generator) if noisy else None) for case in cases)
     # Threads gain a fifth at best here, and lose a factor of five when another process wants the cores.

@@ -48,16 +48,6 @@ def optional(arrays: Sequence[Array | None], index: int) -> Floats | None:
     return None if array is None else array.astype(np.float64, copy=False)
 
 
-# --- normalization ---------------------------------------------------------------------------------------------------
-
-
-def _mean_variance_normalization(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Sequence[Array]:
-    written = node.attributes.get("axes")
-    axes = tuple(written.as_ints()) if written is not None else (0, 2, 3)
-    centered = reference.center(given(arrays, 0), axes)
-    return [centered / (np.sqrt((centered * centered).mean(axis=axes, keepdims=True)) + 1e-9)]  # ε outside the root
-
-
 # --- activations -----------------------------------------------------------------------------------------------------
 
 _ERF_STEP, _ERF_END, _ERF_TERMS = 1.0 / 64.0, 6.0, 9  # (step / 2)^terms and 1 − erf(end) are below 2⁻⁵³
@@ -153,7 +143,6 @@ def _softmax(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> Seque
 
 
 KERNELS: Mapping[tuple[str, str], Kernel] = {
-    ("", "MeanVarianceNormalization"): _mean_variance_normalization,
     ("", "Erf"): _erf_operator,
     ("", "Gelu"): _gelu_operator,
     ("", "HardSwish"): _hard_swish,

@@ -43,6 +43,7 @@ class Request:
     quick: bool
     changed_outputs: frozenset[str]
     unrounded: Unrounded | None
+    fractions: Unrounded
     progress: Callable[[str], None]
 
 
@@ -56,6 +57,7 @@ def check(
     control: Source | None,
     changed_outputs: frozenset[str],
     unrounded: Unrounded | None,
+    fractions: Unrounded,
     progress: Callable[[str], None],
 ) -> CheckResult:
     """See `normswap.check.check`."""
@@ -68,7 +70,9 @@ def check(
         ]
         assert paths[0] is not None
         assert paths[1] is not None
-        request = Request(paths[0], paths[1], paths[2], provider, quick, changed_outputs, unrounded, progress)
+        request = Request(
+            paths[0], paths[1], paths[2], provider, quick, changed_outputs, unrounded, fractions, progress
+        )
         result = _check(request, given, scratch)
     return replace(result, provider=provider, onnxruntime=version)
 
@@ -126,7 +130,7 @@ def _compare(
         converted = deployed(request.converted, "converted")
     except Rejected as error:
         reason = f"onnxruntime runs the original but not the converted model: {error}"
-        return CheckResult("fail", reason, warnings=notes), False
+        return CheckResult("fail", reason, warnings=notes, case=cases[0]), False
     evidence = Evidence(names, cases, original, converted, request.changed_outputs, notes)
     if request.provider == "cpu" and any(array.dtype == np.float16 for array in original.read(0)):
         evidence = evidence.noting("float16 outputs: onnxruntime's CPU provider computes in float32, a GPU may not")
@@ -139,7 +143,7 @@ def _compare(
 
     arms_on = [optimized(request.original, "original"), optimized(request.converted, "converted")]
     if arms_on[0][0] is not None and arms_on[1][0] is None:
-        return CheckResult("fail", f"{arms_on[1][1]}; the original does", warnings=notes), False
+        return CheckResult("fail", f"{arms_on[1][1]}; the original does", warnings=notes, case=cases[0]), False
     evidence = replace(
         evidence,
         optimized=(arms_on[0][0], arms_on[1][0]),
@@ -148,12 +152,14 @@ def _compare(
 
     try:
         request.progress("float64: original")
-        evidence = replace(evidence, truth=arms.exact(request.original, cases, scratch / "truth"))
+        truth = arms.exact(request.original, cases, scratch / "truth", unrounded=request.fractions)
+        evidence = replace(evidence, truth=truth)
     except TruthUnavailable as error:
         return judge(replace(evidence, no_truth=str(error))).result, False
     try:
         request.progress("float64: converted")
-        exact = arms.exact(request.converted, cases, scratch / "converted truth", unrounded=request.unrounded)
+        known = {**request.fractions, **(request.unrounded or {})}
+        exact = arms.exact(request.converted, cases, scratch / "converted truth", unrounded=known)
         evidence = replace(evidence, converted_truth=exact, must_be_exact=request.unrounded is not None)
     except TruthUnavailable as error:
         evidence = evidence.noting(f"the converted model could not be run in float64: {error}")
@@ -167,7 +173,7 @@ def _compare(
     if judged.needs_noise:
         request.progress("float64 with rounding noise: original")
         try:
-            noise = arms.exact(request.original, cases, scratch / "noise", noisy=True)
+            noise = arms.exact(request.original, cases, scratch / "noise", noisy=True, unrounded=request.fractions)
         except TruthUnavailable as error:
             return judge(
                 evidence.noting(f"rounding noise could not be simulated: {error}")

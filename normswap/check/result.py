@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from normswap.bisect.result import BisectResult
+    from normswap.check.inputs import Case
 
 SCHEMA = "normswap/check/1"
 
@@ -64,7 +68,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The verdict and everything it rests on."""
+    """The verdict and everything it rests on; `case` is the run that fails worst, if one was made."""
 
     verdict: Verdict
     reason: str
@@ -73,8 +77,10 @@ class CheckResult:
     warnings: tuple[str, ...] = ()
     provider: str = ""
     onnxruntime: str = ""
+    bisect: BisectResult | None = None
+    case: Case | None = field(default=None, repr=False, compare=False)
 
-    def to_json(self) -> dict[str, JSON]:
+    def to_json(self) -> dict[str, object]:
         """The `normswap/check/1` document; numbers that are not finite become null."""
         return {
             "schema": SCHEMA,
@@ -89,12 +95,13 @@ class CheckResult:
                 for run in self.runs
             ],
             "warnings": list(self.warnings),
+            "bisect": None if self.bisect is None else self.bisect.to_json(),
         }
 
 
 def _plain(record: CheckResult | OutputResult | RunResult | RunError) -> dict[str, JSON]:
     """A record's scalar fields."""
-    values: Mapping[str, object] = {field.name: getattr(record, field.name) for field in fields(record)}
+    values: Mapping[str, object] = {item.name: getattr(record, item.name) for item in fields(record)}
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()

@@ -74,7 +74,7 @@ def open_session(path: Path, provider: str, *, optimized: bool) -> InferenceSess
             str(path), options, providers=[(name, dict(settings))], enable_fallback=0
         )
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise Rejected(_first_line(error)) from error
+        raise Rejected(first_line(error)) from error
     if name not in session.get_providers():
         raise Inconclusive(f"{name} was asked for, but onnxruntime fell back to {', '.join(session.get_providers())}")
     return session
@@ -85,14 +85,14 @@ def run(session: InferenceSession, feeds: Mapping[str, Array]) -> list[Array]:
     try:
         outputs: Sequence[object] = session.run(None, dict(feeds))
     except Exception as error:
-        raise Rejected(_first_line(error)) from error
+        raise Rejected(first_line(error)) from error
     for value, output in zip(session.get_outputs(), outputs, strict=True):
         if not isinstance(output, np.ndarray):
             raise Rejected(f"output `{value.name}` is a {value.type}, which cannot be compared")
     return [np.asarray(output) for output in outputs]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The message of onnxruntime without its code location."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0].removeprefix("[ONNXRuntimeError] : ")

@@ -125,7 +125,7 @@ def spacing(dtype: ir.DataType | None) -> float | None:
 class Evaluator:
     """A model opened for evaluation; its weights are promoted on first use and kept.
 
-    `unrounded` computes, by name, weights that are known better than they are stored.
+    `unrounded` computes, by name, constants that are known better than they are stored.
     """
 
     model: ir.Model
@@ -154,7 +154,7 @@ class Evaluator:
         }
         if noise is not None:
             noise.enter(given)
-        return Frame(given, self._weight, self.model.opset_imports, noise).run(self.model.graph)
+        return Frame(given, self._weight, self.model.opset_imports, noise, self.unrounded).run(self.model.graph)
 
     def _weight(self, value: ir.Value) -> Array | None:
         if value not in self.weights and value.const_value is not None:
@@ -171,6 +171,7 @@ class Frame:
     weights: Callable[[ir.Value], Array | None]
     opsets: Mapping[str, int]
     noise: Noise | None
+    unrounded: Unrounded = field(default_factory=dict)
 
     def read(self, value: ir.Value) -> Array:
         """A known value or a weight. Raises `TruthUnavailable`."""
@@ -186,7 +187,7 @@ class Frame:
         scope = {**self.scope, **dict(zip(graph.inputs, arguments, strict=False))}
         if self.noise is not None:
             self.noise.enter(graph.inputs)
-        return Frame(scope, self.weights, self.opsets, self.noise).run(graph)
+        return Frame(scope, self.weights, self.opsets, self.noise, self.unrounded).run(graph)
 
     def run(self, graph: ir.Graph) -> list[Array]:
         """Run a graph's nodes in order, dropping what nobody reads any more."""
@@ -195,7 +196,9 @@ class Frame:
         own = {value for node in graph for value in node.outputs}
         for node in graph:
             for value, array in zip(node.outputs, self.evaluate(node), strict=False):
-                if value.name:
+                if value.name and value.name in self.unrounded:
+                    self.scope[value] = self.unrounded[value.name]()
+                elif value.name:
                     self.scope[value] = array if self.noise is None else self.noise.disturb(node, array)
             for value in reads(node):
                 waiting[value] -= 1

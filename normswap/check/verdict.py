@@ -120,6 +120,18 @@ def too_large(pooled: Pooled, eps: float, slack: float = 1.0) -> str:
     return ""
 
 
+def excess(sample: Sample, eps: float) -> float:
+    """By what factor the converted model's largest error in one run exceeds what the original's own allows."""
+    measured = sample.measured
+    if measured.mismatch:
+        return math.inf
+    if measured.converted is None or measured.original is None or not measured.converted.largest:
+        return 0.0
+    control = max((control.largest for control in sample.controls), default=0.0)
+    bound = FACTOR * max(measured.original.largest, control) + FLOOR * eps * measured.max_truth
+    return measured.converted.largest / bound if bound else math.inf
+
+
 def may_change(pooled: Sequence[Pooled], eps: float) -> bool:
     """Whether more inputs could overturn a failure: elements are few, or every family that fails does so closely."""
     failing = [family for family in pooled if too_large(family, eps)]

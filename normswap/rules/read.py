@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 import normswap
 from normswap.errors import InputRefused
-from normswap.rules.pattern import Pattern
+from normswap.rules.pattern import Pattern, is_constant
 
 # The definition of a norm by its name and its number of inputs: without a bias there is one input less.
 Definitions = Mapping[tuple[str, int], ir.Function]
@@ -25,6 +25,10 @@ Definitions = Mapping[tuple[str, int], ir.Function]
 DOMAIN = "rule"
 NORMS = "normswap"
 EXACTNESS = ("exact", "approximate")
+# What a header may say; anything else is a slip of the pen.
+KEYS = frozenset(
+    {"exactness", "since_opset", "until_opset", "types", "ranks", "same_shape", "along_last", "beyond_onnx"}
+)
 # Constants of an example that have no value are drawn from N(0, 1) with this seed.
 SEED = 20
 
@@ -52,7 +56,12 @@ class RuleError(InputRefused):
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """One `match` → `replace`, with the model `example` that calls `match`; a file has one rule per overload."""
+    """One `match` → `replace`, with the model `example` that calls `match`; a file has one rule per overload.
+
+    `ranks` are those that its first input may have, `same_shape` the inputs that must agree in their shape,
+    `along_last` those with one element for each of the last axis of the first; empty: any. `beyond_onnx` are operators
+    that the runtime knows in the default domain though onnx has none of these names.
+    """
 
     name: str
     runtime: str
@@ -64,6 +73,20 @@ class Rule:
     since_opset: int
     until_opset: int | None
     types: frozenset[ir.DataType]
+    ranks: frozenset[int] = frozenset()
+    same_shape: frozenset[str] = frozenset()
+    along_last: frozenset[str] = frozenset()
+    beyond_onnx: frozenset[str] = frozenset()
+
+    @property
+    def norm(self) -> str:
+        """The norm that it writes, "" where it is about other operators."""
+        return self.match.root.op_type if self.match.root.domain == NORMS else ""
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it takes operators around the norm, too."""
+        return sum(not is_constant(node) for node in self.match.function) > 1
 
     def covers(self, opset: int) -> bool:
         """Whether `replace` is valid and means the same under `opset` of the default domain."""
@@ -71,7 +94,7 @@ class Rule:
 
     def complaint(self, message: str, place: str = "example") -> Complaint:
         """`message` about `place`, at the line where a function or the graph of that name begins."""
-        return _complain(self.path, self.path.read_text(encoding="utf-8"), message, place)
+        return complain(self.path, self.path.read_text(encoding="utf-8"), message, place)
 
 
 def rules_directory() -> Path:
@@ -99,23 +122,27 @@ def _specificity(rule: Rule) -> tuple[int, int, str]:
 
 def read(path: Path) -> tuple[Rule, ...]:
     """The rules of one file, one per overload of `match`. Raises `RuleError`."""
-    text, proto = _parse(path)
+    text, proto = parse(path)
 
     def check(condition: bool, message: str, place: str = "") -> None:
         if not condition:
-            raise RuleError(_complain(path, text, message, place))
+            raise RuleError(complain(path, text, message, place))
 
     check(proto.graph.name == "example", f"the main graph is `{proto.graph.name}`; it must be named `example`")
     header = {entry.key: entry.value for entry in proto.metadata_props}
+    wrong_key = next(iter(sorted(header.keys() - KEYS)), "")
+    check(not wrong_key, f"`{wrong_key}` in the header is none of {', '.join(sorted(KEYS))}")
     check(header.get("exactness") in EXACTNESS, f"the header must say exactness: one of {', '.join(EXACTNESS)}")
     check(header.get("since_opset", "").isdecimal(), "the header must say since_opset: a number")
     check(header.get("until_opset", "1").isdecimal(), "until_opset in the header must be a number")
     types = header.get("types", "").split()
     for name in types:
         check(name.upper() in ir.DataType.__members__, f"`{name}` in types of the header is not an element type")
+    ranks = header.get("ranks", "").split()
+    check(all(rank.isdecimal() for rank in ranks), "ranks in the header must be numbers, separated by spaces")
     for item in proto.functions:
-        wrong = _loose_name(item)
-        check(not wrong, f"`{item.name}` reads `{wrong}` before it is made, or makes it twice", item.name)
+        wrong = loose_name(item)
+        check(not wrong, wrong, item.name)
     fill(proto, SEED)
     model = ir.from_proto(proto)
     functions = {
@@ -131,6 +158,10 @@ def read(path: Path) -> tuple[Rule, ...]:
         for what, names in _signature(match).items():
             said = f"`match` and `replace` differ in their {what}: {names}, {theirs[what]}"
             check(names == theirs[what], said, "replace")
+        shaped = {key: frozenset(header.get(key, "").split()) for key in ("same_shape", "along_last")}
+        for key, wanted in shaped.items():
+            strangers = sorted(wanted - {str(value.name) for value in match.inputs})
+            check(not strangers or bool(suffix), f"{key} in the header: no input is called `{''.join(strangers[:1])}`")
         calls = [node for node in model.graph if node.op_identifier() == match.identifier()]
         check(bool(calls), f"the example does not call `{DOMAIN}.match{suffix}`", "example")
         operands = zip(match.inputs, calls[0].inputs, strict=False)
@@ -147,6 +178,10 @@ def read(path: Path) -> tuple[Rule, ...]:
                 since_opset=int(header["since_opset"]),
                 until_opset=int(header["until_opset"]) if "until_opset" in header else None,
                 types=frozenset(ir.DataType[name.upper()] for name in types),
+                ranks=frozenset(map(int, ranks)),
+                same_shape=shaped["same_shape"],
+                along_last=shaped["along_last"],
+                beyond_onnx=frozenset(header.get("beyond_onnx", "").split()),
             )
         )
     return tuple(rules)
@@ -160,26 +195,40 @@ def _signature(function: ir.Function) -> Mapping[str, list[str]]:
     }
 
 
-def _loose_name(function: onnx.FunctionProto) -> str:
-    """The first name that is read before it is made, or made twice; the parser minds neither."""
+def loose_name(function: onnx.FunctionProto) -> str:
+    """What is wrong with the first name that is read before it is made, or made twice; the parser minds neither."""
     made = set(function.input)
     for node in function.node:
         loose = [name for name in node.input if name and name not in made]
         twice = [name for name in node.output if name in made]
         if loose or twice:
-            return str((loose + twice)[0])
+            return _loose(function, (loose + twice)[0])
         made.update(node.output)
-    return next((str(name) for name in function.output if name not in made), "")
+    return next((_loose(function, name) for name in function.output if name not in made), "")
+
+
+def _loose(function: onnx.FunctionProto, name: str) -> str:
+    return f"`{function.name}` reads `{name}` before it is made, or makes it twice"
 
 
 def definitions(directory: Path | None = None) -> Definitions:
     """What each norm means: the functions of domain `normswap` in `directory`/norms. Raises `RuleError`."""
     found: dict[tuple[str, int], ir.Function] = {}
     for path in sorted(((directory or rules_directory()) / "norms").glob("*.onnxtxt")):
-        _, proto = _parse(path)
-        for function in map(ir.serde.deserialize_function, proto.functions):
-            if function.domain == NORMS:
-                found[function.name, len(function.inputs)] = function
+        found.update(norms_of(path))
+    return found
+
+
+def norms_of(path: Path) -> Definitions:
+    """What the functions of domain `normswap` in one file mean. Raises `RuleError`."""
+    text, proto = parse(path)
+    found: dict[tuple[str, int], ir.Function] = {}
+    for function in proto.functions:
+        if function.domain == NORMS:
+            wrong = loose_name(function)
+            if wrong:
+                raise RuleError(complain(path, text, wrong, function.name))
+            found[function.name, len(function.input)] = ir.serde.deserialize_function(function)
     return found
 
 
@@ -197,7 +246,8 @@ def fill(proto: onnx.ModelProto, seed: int) -> None:
         graph.value_info.remove(info)
 
 
-def _parse(path: Path) -> tuple[str, onnx.ModelProto]:
+def parse(path: Path) -> tuple[str, onnx.ModelProto]:
+    """The text of a rule file and the model that it is. Raises `RuleError`."""
     try:
         text = path.read_text(encoding="utf-8")
         return text, onnx.parser.parse_model(text)
@@ -212,7 +262,7 @@ def _parse(path: Path) -> tuple[str, onnx.ModelProto]:
         raise RuleError(Complaint(path, line, column, said)) from error
 
 
-def _complain(path: Path, text: str, message: str, place: str) -> Complaint:
+def complain(path: Path, text: str, message: str, place: str) -> Complaint:
     """`message` at the line on which the function or graph `place` begins, or at the header."""
     begin = rf"^\s*{re.escape(place)}\s*[<(]" if place else r"^\s*<"
     for number, line in enumerate(text.splitlines(), start=1):

@@ -37,6 +37,22 @@ class Emitted:
 
 def emit(rule: Rule, match: Match, facts: Facts, site: str, fresh: Callable[[str], str]) -> Emitted:
     """The nodes of `rule.replace` for `match`; `fresh` makes a name unique. Raises `Inapplicable`, `Unexecutable`."""
+    emitted = Emitted()
+    try:
+        _emit(emitted, rule, match, facts, site, fresh)
+    except (Inapplicable, reference.Unexecutable):
+        discard(emitted)
+        raise
+    return emitted
+
+
+def discard(emitted: Emitted) -> None:
+    """Let nodes that were put nowhere read nothing: what they read does not count them as readers."""
+    for node in emitted.nodes:
+        node.resize_inputs(0)
+
+
+def _emit(emitted: Emitted, rule: Rule, match: Match, facts: Facts, site: str, fresh: Callable[[str], str]) -> None:
     inputs = [match.values[value] for value in rule.match.function.inputs]
     taken: dict[ir.Value, ir.Value] = dict(zip(rule.replace.inputs, inputs, strict=True))
     known: dict[ir.Value, Array] = {}
@@ -44,7 +60,6 @@ def emit(rule: Rule, match: Match, facts: Facts, site: str, fresh: Callable[[str
         if facts.is_constant(actual):
             known[value] = exact(actual, facts)
     types = dict.fromkeys(known, data_type(inputs, facts))
-    emitted = Emitted()
 
     def operand(value: ir.Value | None) -> ir.Value | None:
         if value is not None and value not in taken:
@@ -66,9 +81,9 @@ def emit(rule: Rule, match: Match, facts: Facts, site: str, fresh: Callable[[str
                 types[node.outputs[0]] = ir.DataType(stand_in.attributes["to"].as_int())
         else:
             new = _copy(node, [operand(value) for value in node.inputs], match.captured)
+            emitted.nodes.append(new)
             _check_representable(new, match.captured)
             new.metadata_props[METADATA] = rule.name
-            emitted.nodes.append(new)
             for value, output in zip(node.outputs, new.outputs, strict=True):
                 taken[value] = output
                 output.name = fresh(f"{site}/{value.name}")
@@ -77,7 +92,6 @@ def emit(rule: Rule, match: Match, facts: Facts, site: str, fresh: Callable[[str
         if value not in taken or taken[value].producer() not in emitted.nodes:
             raise Inapplicable(f"{rule.name}: output `{value.name}` of `replace` is a constant or an input")
         emitted.outputs.append(taken[value])
-    return emitted
 
 
 def exact(value: ir.Value, facts: Facts) -> Array:
@@ -97,9 +111,27 @@ def data_type(inputs: Sequence[ir.Value], facts: Facts) -> ir.DataType:
 
 
 def fits(rule: Rule, match: Match, facts: Facts) -> bool:
-    """Whether the rule is meant for the type of the match's data."""
-    inputs = [match.values[value] for value in rule.match.function.inputs]
-    return not rule.types or data_type(inputs, facts) in rule.types
+    """Whether the match is in one graph, and the rule meant for the type, rank and shapes of its data."""
+    named = {str(value.name): match.values[value] for value in rule.match.function.inputs}
+    inputs = list(named.values())
+    if len({node.graph for node in match.nodes.values()}) > 1:  # a body reads a value of the graph around it
+        return False
+    if rule.types and data_type(inputs, facts) not in rule.types:
+        return False
+    if rule.ranks and facts.rank(inputs[0]) not in rule.ranks:
+        return False
+    last = (facts.dims(inputs[0]) or (None,))[-1:]
+    vectors = {facts.dims(named[name]) for name in rule.along_last if name in named}
+    return _of_one_shape([named[name] for name in rule.same_shape], facts) and (
+        not vectors or (vectors == {last} and None not in last)
+    )
+
+
+def _of_one_shape(values: Sequence[ir.Value], facts: Facts) -> bool:
+    """Whether these values have the same shape, whatever the free sizes are."""
+    shapes = {tuple(facts.shape(value, binding) for binding in range(2)) for value in values}
+    taken_for_equal = facts.by_axis and any(None in (facts.dims(value) or (None,)) for value in values)
+    return not values or (len(shapes) == 1 and (None, None) not in shapes and not taken_for_equal)
 
 
 def _copy(node: ir.Node, inputs: Sequence[ir.Value | None], captured: Mapping[str, Captured]) -> ir.Node:
@@ -117,8 +149,10 @@ def _check_representable(node: ir.Node, captured: Mapping[str, Captured]) -> Non
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.FLOAT and attribute.value in captured.values():
             value = attribute.as_float()
-            if float(np.float32(value)) != value:
-                raise Inapplicable(f"{node.op_type}: {attribute.name} = {value!r} is not a float32")
+            nearest = float(np.float32(value))
+            if nearest != value:
+                said = f"{attribute.name} = {value!r} is not a float32, as the attribute is; the nearest is {nearest!r}"
+                raise Inapplicable(f"{node.op_type}: {said}")
 
 
 def literal(node: ir.Node, captured: Mapping[str, Captured]) -> Array:
@@ -142,7 +176,11 @@ def substitute(rule: Rule, match: Match, emitted: Emitted, facts: Facts) -> None
     root = match.nodes[rule.match.root]
     graph = root.graph
     assert isinstance(graph, ir.Graph)
-    graph.insert_before(root, emitted.nodes)
+    first = _makes_all_further_outputs(rule, match, facts)
+    if first is None:
+        graph.insert_before(root, emitted.nodes)
+    else:
+        graph.insert_after(first, emitted.nodes)
     for constant in emitted.arrays:
         place_constant(constant, emitted.nodes[0], facts.model)
     last = emitted.outputs[0].producer()
@@ -157,11 +195,13 @@ def substitute(rule: Rule, match: Match, emitted: Emitted, facts: Facts) -> None
         facts.declare(new, old)
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name = None
-    if len(emitted.outputs) > 1:
+    if len(emitted.outputs) > 1 and first is None:
         graph.sort()  # a reader of a further output may stand before the root; the sort is stable
+    in_function = any(function.graph is graph for function in facts.model.functions.values())
+    imports = graph.opset_imports if in_function else facts.model.opset_imports  # a body has those of its model
     for domain, version in rule.replace.opset_imports.items():
         if any(node.domain == domain for node in emitted.nodes):
-            graph.opset_imports.setdefault(domain, version)
+            imports.setdefault(domain, version)
     operands = [value for node in match.nodes.values() for value in node.inputs if value is not None]
     for _ in match.nodes:  # in any order: a node goes when its last reader has gone
         for node in match.nodes.values():
@@ -169,6 +209,17 @@ def substitute(rule: Rule, match: Match, emitted: Emitted, facts: Facts) -> None
                 graph.remove(node, safe=True)
     for value in operands:
         _drop(value, graph)
+
+
+def _makes_all_further_outputs(rule: Rule, match: Match, facts: Facts) -> ir.Node | None:
+    """The node that makes all outputs of the match but the first, if all that the new nodes read stands before it.
+
+    These outputs depend on every run-time input (`verify` sees to it), so that only constants may stand elsewhere.
+    """
+    makers = {match.values[value].producer() for value in rule.match.function.outputs[1:]}  # none for one output
+    inputs = [match.values[value] for value in rule.match.function.inputs]
+    made = any(value.producer() is not None for value in inputs if facts.is_constant(value))
+    return makers.pop() if len(makers) == 1 and not made else None
 
 
 def place_constant(value: ir.Value, before: ir.Node, model: ir.Model) -> None:

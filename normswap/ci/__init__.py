@@ -1,0 +1,1 @@
+"""Reports for CI: what a command found, as the files that CI systems read."""
