@@ -39,7 +39,8 @@ def operator_of(norm: Norm, facts: Facts) -> str:
     elif norm.kind == "MeanVarianceNorm":
         operator = "MeanVarianceNorm" if norm.epsilon_place == "outside" else ""
     elif norm.kind == "L2Norm":
-        operator = "" if norm.epsilon_place == "outside" else "L2Norm"
+        divides_by_zero = norm.epsilon_place == "inside" and norm.epsilon == 0  # NaN, where the operator has zeros
+        operator = "" if norm.epsilon_place == "outside" or divides_by_zero else "L2Norm"
     elif _is_plain(norm):
         operator = norm.operator
     return operator

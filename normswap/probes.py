@@ -74,15 +74,16 @@ def _sizes(region: Region, facts: Facts) -> Iterator[tuple[Sizes, Sizes]]:
     if shapes[0] is None or shapes[1] is None:
         return
     kept = kept_axes(region, facts)
+    cuts = not any(node.op_type in regions.PIECEWISE for node in region.nodes)  # the largest value depends on the size
     if kept is None:
-        yield from smaller(region, facts)
+        yield from smaller(region, facts) if cuts else ()
     else:  # sizes that differ from axis to axis and between the bindings
         first, second = (
             tuple(n if axis in kept else min(n, 2 + axis + binding) for axis, n in enumerate(shape))
             for binding, shape in enumerate(shapes)
             if shape is not None
         )
-        if np.prod(second) > MANY_ELEMENTS:
+        if cuts and np.prod(second) > MANY_ELEMENTS:
             yield from smaller(region, facts)
         yield Sizes(first), Sizes(second)
     yield Sizes(shapes[0]), Sizes(shapes[1])
@@ -222,6 +223,7 @@ def ordinary(shape: Shape, scale: float, random: np.random.Generator) -> Iterato
     yield random.standard_normal(shape) + random.choice([-1e2, 1e2])
     yield random.standard_normal(shape) * np.where(random.random(shape) < 0.02, 1e2, 1.0)
     yield np.where(random.random(shape) < 0.2, 0.0, random.standard_normal(shape))
+    yield np.zeros(shape)  # what divides by nothing but a tiny ε gives zeros here, and not NaN
     yield (random.standard_normal(shape) + random.choice([-1e2, 1e2])) * (scale or 1e-3)
     for factor in (1e-9, 0.1, 1.0, 10.0):  # the first one shows what was added to x
         yield random.standard_normal(shape) * factor * (scale or 1e-3)
@@ -242,7 +244,22 @@ def piercing(setting: Setting, random: np.random.Generator) -> Iterator[Floats]:
                 yield factor * scale * random.standard_normal(shape)
         near = constant * (1 + 1e-4 * random.standard_normal(shape))
         yield np.where(random.random(shape) < 0.5, near, random.standard_normal(shape))
+    yield from _spikes(shape, random)
     yield np.zeros(shape)
+
+
+def _spikes(shape: Shape, random: np.random.Generator) -> Iterator[Floats]:
+    """Groups of which one element holds all: what a norm makes of it is its largest value, √D or √(D − 1)."""
+    axes = range(len(shape))
+    for group in (over for count in range(1, len(shape) + 1) for over in itertools.combinations(axes, count)):
+        rest = tuple(axis for axis in axes if axis not in group)
+        draw = random.random(shape).transpose(*rest, *group).reshape(*(shape[axis] for axis in rest), -1)
+        spikes = (draw == draw.max(axis=-1, keepdims=True)).astype(np.float64)
+        back = np.argsort((*rest, *group))
+        placed = spikes.reshape(*(shape[axis] for axis in (*rest, *group))).transpose(*back)
+        signs = random.choice([-1.0, 1.0], shape)
+        for sign in (1.0, -1.0, signs):
+            yield 1e6 * sign * placed
 
 
 def _thresholds(setting: Setting) -> set[float]:

@@ -173,8 +173,19 @@ def _laid_out(
     return found
 
 
+def _differs_from_place_to_place(value: ir.Value, facts: Facts) -> bool:
+    """Whether a bound is a vector: it may bite at one place alone, of which there are too many to probe."""
+    dtype = facts.dtype(value)
+    if dtype is None or not dtype.is_floating_point() or not is_vector(value, facts):
+        return False
+    array = facts.constant(value)
+    return array is None or bool((array != array.reshape(-1)[:1]).any())
+
+
 def _is_known(node: ir.Node, place: int, value: ir.Value, facts: Facts) -> bool:
     """Whether an input from outside may be read: a constant; from shapes only sizes, axes and single numbers."""
+    if node.op_type in PIECEWISE and _differs_from_place_to_place(value, facts):
+        return False
     if facts.is_constant(value):
         shape = facts.shape(value)
         return shape is not None and math.prod(shape) <= MOST_ELEMENTS

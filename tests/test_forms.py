@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
+import normswap
 from normswap import fingerprint, probes, reference
 from normswap.facts import Facts
 from normswap.forms import Form, solved, value_of
@@ -598,3 +600,23 @@ def test_other_forms_are_looked_for_only_where_the_plain_ones_fail(monkeypatch):
     assert asked == []
     assert reasons(model([*LENGTH, "s = Max(l, eps)", "y = Div(x, s)"])) == {"piecewise"}
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("clamp", ["Min(n, high)", "Max(n, low)", "Clip(n, low, high)"])
+@pytest.mark.parametrize(("size", "bound", "clamps"), [(64, 7.5, True), (768, 20.0, True), (16, 4.5, False)])
+def test_a_clamp_that_bites_where_one_element_holds_all_is_no_part_of_the_norm(
+    clamp: str, size: int, bound: float, *, clamps: bool
+) -> None:
+    """A norm's largest value is √D; a clamp just below it was swallowed, since no probe came near."""
+    text = f"""<ir_version: 10, opset_import: ["": 17]> g (double[N,{size}] x) => (double[N,{size}] y)
+        <double e = {{1e-5}}, double high = {{{bound}}}, double low = {{-{bound}}}> {{
+        s = Mul(x, x) v = ReduceMean<axes = [-1]>(s) a = Add(v, e) r = Sqrt(a) n = Div(x, r) y = {clamp} }}"""
+    (norm,) = normswap.inspect(onnx.parser.parse_model(text)).norms
+    assert (norm.kind, norm.output) == ("RMSNorm", "n" if clamps else "y")
+
+
+@pytest.mark.parametrize("epsilon", [1e-37, 1e-300])
+def test_an_epsilon_too_small_to_see_still_keeps_zeros_from_dividing_by_zero(epsilon: float) -> None:
+    text = f"""<ir_version: 10, opset_import: ["": 17]> g (double[N,8] x) => (double[N,8] y) <double e = {{{epsilon}}}> {{
+        s = Mul(x, x) v = ReduceMean<axes = [-1]>(s) a = Add(v, e) r = Sqrt(a) y = Div(x, r) }}"""
+    assert all(norm.epsilon == epsilon for norm in normswap.inspect(onnx.parser.parse_model(text)).norms)

@@ -383,7 +383,11 @@ LENGTH = """
 
 @pytest.mark.parametrize("axis", ["-1", "1"])
 def test_a_length_is_lp_normalization(axis: str) -> None:
-    model = parsed(LENGTH.format(axis=axis, guard="k = Identity(l)", constants=""))
+    model = parsed(
+        LENGTH.format(
+            axis=axis, guard="p = Greater(l, zero) k = Where(p, l, one)", constants="float zero = {0}, float one = {1}"
+        )
+    )
     result = respelled(model, "standard")
     assert operators(result) == ["LpNormalization"]
     back = respelled(result.model, "primitive")  # type: ignore[arg-type]
@@ -561,14 +565,16 @@ def test_onnxruntimes_own_operators_at_every_opset() -> None:
 def test_what_no_rule_takes_is_exactly_what_it_was() -> None:
     """A norm that is refused stands between two that are not."""
     text = """
-        main (float[B,T,12] x) => (float[B,T,12] y) <float[12] g, float floor = {0.5}> {
+        main (float[B,T,12] x) => (float[B,T,12] y) <float[12] g, float floor = {0.5}, float zero = {0}, float one = {1}> {
             [a] a = LayerNormalization(x, g)
             [l] l = ReduceL2 <axes = [-1]> (a)
             [k] k = Max(l, floor)
             [b] b = Div(a, k)
             [c] c = LayerNormalization(b, g)
             [d] d = ReduceL2 <axes = [-1]> (c)
-            [e] y = Div(c, d)
+            [p] p = Greater(d, zero)
+            [w] w = Where(p, d, one)
+            [e] y = Div(c, w)
         }"""
     model = parsed(text)
     result = respelled(model, "standard")
@@ -677,3 +683,12 @@ def test_a_norm_cannot_be_redefined(tmp_path: Path) -> None:
     model = decomposed("Pow", "right", "Div", "gain as a row", mean="")
     with pytest.raises(normswap.InputRefused, match="`RMSNorm` is a norm of normswap's own"):
         normswap.convert(model, "standard", rules=tmp_path)
+
+
+def test_a_length_that_divides_zeros_by_zero_is_no_lp_normalization() -> None:
+    """x / ‖x‖ is NaN on a row of zeros, LpNormalization is 0."""
+    text = """<ir_version: 10, opset_import: ["": 18]> g (float[N,8] x) => (float[N,8] y) <int64[1] axes = {-1}> {
+        l = ReduceL2(x, axes) y = Div(x, l) }"""
+    result = normswap.convert(onnx.parser.parse_model(text), "standard", check=False)
+    assert [refusal.reason_id for refusal in result.refused] == ["no-rule"]
+    assert not result.rewrites

@@ -434,3 +434,24 @@ def test_what_was_not_put_in_reads_nothing():
     with pytest.raises(Inapplicable, match=r"epsilon = 0\.1 is not a float32"):
         emit(rule, match, facts, "norm", str)
     assert [use.node for use in model.graph.inputs[0].uses()] == [model.graph[0]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("float[2,3,16]", "float[0,3,16]", "zero-size"),
+        ("float[2,3,16]", "float[100000,100000,16]", "allocate"),
+        ('"since_opset": "23"', '"since_opset": "99999999999999999999"', "out of range"),
+        (
+            "y = RMSNormalization<axis = -1, epsilon: float = @epsilon>",
+            "y = rule.replace<epsilon: float = @epsilon>",
+            "ycle",
+        ),
+    ],
+)
+def test_what_breaks_the_engine_is_a_complaint(old: str, new: str, complaint: str, tmp_path: Path) -> None:
+    text = (rules.rules_directory() / "spell" / "onnx" / "RMSNormalization-23.onnxtxt").read_text()
+    assert old in text
+    path = tmp_path / "Broken-23.onnxtxt"
+    path.write_text(text.replace(old, new))
+    assert complaint in str(rules.verify_file(path)[0])

@@ -99,7 +99,7 @@ def relative_difference(truth: Array, other: Array) -> float | None:
     if not np.array_equal(_kind(a), _kind(b)):
         return None
     finite = np.isfinite(a)
-    difference, scale = _largest((b - a)[finite]), _largest(a[finite])
+    difference, scale = _largest(b[finite] - a[finite]), _largest(a[finite])
     return difference / scale if scale else (0.0 if not difference else float("inf"))
 
 

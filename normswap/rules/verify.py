@@ -6,6 +6,7 @@ from its default and weigh enough to be seen, and the output must vary.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -46,17 +47,23 @@ SPREAD = 1e-3
 SEED = 7
 # Where the operators of a runtime that onnx does not know are put out of the sight of its checker.
 BEYOND = "beyond.onnx"
+# What onnx and numpy raise at examples that are too large, empty, or call themselves.
+BROKEN = (MemoryError, RuntimeError, TypeError, ValueError, onnx.checker.ValidationError)
 
 
 def verify_file(path: Path, norms: Definitions | None = None) -> list[Complaint]:
     """What is wrong with one file of rules, or of a norm: that it cannot be read, or what the others here say."""
     try:
-        if norms_of(path):
-            return verify_norm(path, norms)
-        found = read(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, of examples without elements: they get a complaint
+            if norms_of(path):
+                return verify_norm(path, norms)
+            return [complaint for rule in read(path) for complaint in verify(rule, norms)]
     except RuleError as error:
         return [error.complaint]
-    return [complaint for rule in found for complaint in verify(rule, norms)]
+    except BROKEN as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        return [Complaint(path, 1, 1, f"it cannot be run: {said[0]}")]
 
 
 def verify(rule: Rule, norms: Definitions | None = None) -> list[Complaint]:
