@@ -134,7 +134,7 @@ def _tested(
     for stage, setting, fresh in (
         ("other-statistic", both[0], probes.ordinary(both[0].shape, form.scale, random)),
         ("size-dependent", both[1], probes.ordinary(both[1].shape, form.scale, random)),
-        ("piecewise", both[0], probes.piercing(both[0], random) if piecewise else ()),
+        ("piecewise", both[0], probes.piercing(both[0], form.axes, random) if piecewise else ()),
     ):
         fallen = affines.keys() - proved(setting, form, affines, fresh)
         if stage == "piecewise" and piecewise and form.center:

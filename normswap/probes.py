@@ -27,6 +27,10 @@ SEED = 20230
 MOST_PROBE_ELEMENTS = 1 << 23
 # Axes that a reduction looks at are cut where a probe had to be larger than this: it would be run some fifty times.
 MANY_ELEMENTS = 1 << 15
+# Probes that look at every place of a group, whose rows share the work: enough for the widest embeddings.
+MOST_TURNS = 1 << 14
+# Next to which every epsilon is small.
+LARGE = 1e6
 # Scales from far below every epsilon to far above every guard; their squares are still ordinary numbers in float64.
 SWEEP = tuple(10.0**exponent for exponent in range(-18, 19, 2))
 
@@ -230,8 +234,11 @@ def ordinary(shape: Shape, scale: float, random: np.random.Generator) -> Iterato
     yield random.standard_normal(shape) * 1e12  # and this one what was added to the inverse of its divisor
 
 
-def piercing(setting: Setting, random: np.random.Generator) -> Iterator[Floats]:
-    """Probes for piecewise operators: values far below and far above every constant they compare with, and near it."""
+def piercing(setting: Setting, axes: Sequence[int], random: np.random.Generator) -> Iterator[Floats]:
+    """Probes for piecewise operators: values far below and far above every constant they compare with, and near it.
+
+    `axes` are those of a group of x. Raises `Unexecutable` where there are too many places to look at each.
+    """
     shape = setting.shape
     for scale in SWEEP:
         plain = random.standard_normal(shape)
@@ -244,22 +251,29 @@ def piercing(setting: Setting, random: np.random.Generator) -> Iterator[Floats]:
                 yield factor * scale * random.standard_normal(shape)
         near = constant * (1 + 1e-4 * random.standard_normal(shape))
         yield np.where(random.random(shape) < 0.5, near, random.standard_normal(shape))
-    yield from _spikes(shape, random)
+    places_differ = any(array.dtype == np.float64 and array.size > 1 for array in setting.arrays.values())
+    yield from _spikes(shape, axes, everywhere=places_differ)
     yield np.zeros(shape)
 
 
-def _spikes(shape: Shape, random: np.random.Generator) -> Iterator[Floats]:
-    """Groups of which one element holds all: what a norm makes of it is its largest value, √D or √(D − 1)."""
-    axes = range(len(shape))
-    for group in (over for count in range(1, len(shape) + 1) for over in itertools.combinations(axes, count)):
-        rest = tuple(axis for axis in axes if axis not in group)
-        draw = random.random(shape).transpose(*rest, *group).reshape(*(shape[axis] for axis in rest), -1)
-        spikes = (draw == draw.max(axis=-1, keepdims=True)).astype(np.float64)
-        back = np.argsort((*rest, *group))
-        placed = spikes.reshape(*(shape[axis] for axis in (*rest, *group))).transpose(*back)
-        signs = random.choice([-1.0, 1.0], shape)
-        for sign in (1.0, -1.0, signs):
-            yield 1e6 * sign * placed
+def _spikes(shape: Shape, axes: Sequence[int], *, everywhere: bool) -> Iterator[Floats]:
+    """Groups of which one element holds all: what a norm makes of it is its largest value, √D or √(D − 1).
+
+    Where gains and biases differ from place to place, that is the largest at some place: each has its turn.
+    """
+    order = (*(axis for axis in range(len(shape)) if axis not in axes), *axes)
+    moved = tuple(shape[axis] for axis in order)
+    size = int(np.prod([shape[axis] for axis in axes]))
+    rows = int(np.prod(shape)) // size
+    turns = -(-size // rows) if everywhere else 1
+    if turns > MOST_TURNS:
+        raise Unexecutable(f"groups of {size} elements, each of which would have to be looked at")
+    for turn in range(turns):
+        spikes = np.zeros((rows, size))
+        spikes[np.arange(rows), (turn * rows + np.arange(rows)) % size] = LARGE
+        placed = spikes.reshape(moved).transpose(np.argsort(order))
+        yield placed
+        yield -placed
 
 
 def _thresholds(setting: Setting) -> set[float]:

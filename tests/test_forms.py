@@ -620,3 +620,18 @@ def test_an_epsilon_too_small_to_see_still_keeps_zeros_from_dividing_by_zero(eps
     text = f"""<ir_version: 10, opset_import: ["": 17]> g (double[N,8] x) => (double[N,8] y) <double e = {{{epsilon}}}> {{
         s = Mul(x, x) v = ReduceMean<axes = [-1]>(s) a = Add(v, e) r = Sqrt(a) y = Div(x, r) }}"""
     assert all(norm.epsilon == epsilon for norm in normswap.inspect(onnx.parser.parse_model(text)).norms)
+
+
+@pytest.mark.parametrize("size", [64, 768])
+@pytest.mark.parametrize("place", [0, 37, 63])
+def test_a_clamp_behind_a_gain_that_bites_at_one_place_alone_is_no_part_of_the_norm(size: int, place: int) -> None:
+    """The gain is 1 there and ½ elsewhere: a probe whose largest element stood anywhere else did not see the clamp."""
+    text = f"""<ir_version: 10, opset_import: ["": 17]> g (double[N,{size}] x) => (double[N,{size}] y)
+        <double e = {{1e-5}}, double high = {{{0.75 * size**0.5}}}> {{
+        s = Mul(x, x) v = ReduceMean<axes = [-1]>(s) a = Add(v, e) r = Sqrt(a) n = Div(x, r) p = Mul(n, w) y = Min(p, high) }}"""
+    model = onnx.parser.parse_model(text)
+    gain = np.full(size, 0.5)
+    gain[place] = 1.0
+    model.graph.initializer.append(onnx.numpy_helper.from_array(gain, "w"))
+    (norm,) = normswap.inspect(model).norms
+    assert (norm.kind, norm.output) == ("RMSNorm", "p")

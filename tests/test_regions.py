@@ -303,5 +303,5 @@ def test_piercing_probes_lie_on_both_sides_of_every_constant():
     assert region is not None
     ready = probes.settings(region, known)
     assert ready is not None
-    variances = [x.var(-1) for x in probes.piercing(ready[0], probes.generator())]
+    variances = [x.var(-1) for x in probes.piercing(ready[0], (1,), probes.generator())]
     assert min(v.max() for v in variances) < 1e-12 < 1e4 < max(v.min() for v in variances)
