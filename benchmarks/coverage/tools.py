@@ -6,7 +6,6 @@ tools crash; the parent sees from REPORT how far it came.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -107,16 +106,7 @@ def version(tool: str) -> str:
 
 def main(tool: str, tasks: str, report: str) -> None:
     """Run one tool on all tasks."""
-    with Path(report).open("a", encoding="utf-8", buffering=1) as lines:
-        convert = TOOLS[tool]()
-        print(json.dumps(version(tool)), file=lines)
-        for model, output in json.loads(Path(tasks).read_text(encoding="utf-8")):
-            failure = ""
-            try:
-                convert(Path(model), Path(output))
-            except Exception as error:  # noqa: BLE001  (whatever a tool raises is its result)
-                failure = f"{type(error).__name__}: {error}"
-            print(json.dumps(failure), file=lines)
+    tools.work(TOOLS[tool], version(tool), Path(tasks), Path(report))
 
 
 if __name__ == "__main__":

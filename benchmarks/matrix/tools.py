@@ -103,18 +103,23 @@ def version(tool: str) -> str:
     return importlib.metadata.version(package)
 
 
-def main(tool: str, tasks: str, report: str) -> None:
-    """Run one tool on all tasks; the parent sees from REPORT how far it came."""
-    with Path(report).open("a", encoding="utf-8", buffering=1) as lines:
-        convert = TOOLS[tool]()
-        print(json.dumps(version(tool)), file=lines)
-        for model, output in json.loads(Path(tasks).read_text(encoding="utf-8")):
+def work(opened: Callable[[], Convert], name: str, tasks: Path, report: Path) -> None:
+    """Run one tool, of the version `name`, on all tasks; the parent sees from `report` how far it came."""
+    with report.open("a", encoding="utf-8", buffering=1) as lines:
+        convert = opened()
+        print(json.dumps(name), file=lines)
+        for model, output in json.loads(tasks.read_text(encoding="utf-8")):
             failure = ""
             try:
                 convert(Path(model), Path(output))
             except Exception as error:  # noqa: BLE001  (whatever a tool raises is its result)
                 failure = f"{type(error).__name__}: {error}"
             print(json.dumps(failure), file=lines)
+
+
+def main(tool: str, tasks: str, report: str) -> None:
+    """Run one tool on all tasks."""
+    work(TOOLS[tool], version(tool), Path(tasks), Path(report))
 
 
 if __name__ == "__main__":

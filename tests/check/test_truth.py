@@ -229,3 +229,14 @@ def test_noise_disturbs_what_is_rounded_and_nothing_else(build):
     relative = np.abs(noisy[1] / plain[1] - 1)
     spacing = float(np.finfo(np.float16).eps)
     assert spacing / 2 < relative.max() <= spacing
+
+
+def test_another_value_of_the_same_name_in_the_other_branch_is_not_taken_for_what_is_known_better():
+    """1/48 is known exactly in one branch; in the other the same name is a constant of its own."""
+    text = """<ir_version: 10, opset_import: ["": 20]> g (bool b, float[2] x) => (float[2] y) { y = If (b) <
+        then_branch = one () => (float[2] p) { c = Constant<value_float = 0.020833334>() p = Mul(x, c) },
+        else_branch = two () => (float[2] q) { c = Constant<value_float = 3.0>() q = Mul(x, c) }> }"""
+    evaluator = Evaluator.open(ir.from_proto(onnx.parser.parse_model(text)), {"c": lambda: np.asarray(1 / 48)})
+    for condition, factor in ((True, 1 / 48), (False, 3.0)):
+        (y,) = evaluator.run({"b": np.asarray(condition), "x": np.ones(2, np.float32)})
+        np.testing.assert_array_equal(y, [factor, factor])
