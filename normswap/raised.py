@@ -88,16 +88,14 @@ def region_error(raised: Raised, facts: Facts, definitions: Definitions) -> floa
         for x in probes.ordinary(setting.shape, Form.of(norm).scale, random):
             truth = setting.run(x)[norm.output]
             known = execute(nodes, {**constants, norm.input: x}, lambda node: opset_of(node, facts), definitions)
-            worst = max(worst, _apart(known[nodes[-1].outputs[0]], truth))
+            worst = max(worst, apart(known[nodes[-1].outputs[0]], truth))
     return worst
 
 
-def _apart(array: Array, truth: Array) -> float:
+def apart(array: Array, truth: Array) -> float:
     """The relative difference; what divides by zero, as a norm without ε does, must do so in the same places."""
-    if array.shape != truth.shape or not (np.isfinite(array) == np.isfinite(truth)).all():
-        return float("inf")
     finite = np.isfinite(truth)
-    if not np.array_equal(array[~finite], truth[~finite], equal_nan=True):
+    if array.shape != truth.shape or not np.array_equal(array[~finite], truth[~finite], equal_nan=True):
         return float("inf")
     return relative(array[finite], truth[finite]) if finite.any() else 0.0
 

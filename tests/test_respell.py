@@ -13,6 +13,7 @@ import pytest
 
 import normswap
 from normswap.ledger import Conversion
+from normswap.raised import apart
 from tests import norm_texts
 from tests.graphs import drawn, feeds, parsed, with_weights
 
@@ -692,3 +693,12 @@ def test_a_length_that_divides_zeros_by_zero_is_no_lp_normalization() -> None:
     result = normswap.convert(onnx.parser.parse_model(text), "standard", check=False)
     assert [refusal.reason_id for refusal in result.refused] == ["no-rule"]
     assert not result.rewrites
+
+
+def test_what_divides_by_zero_must_do_so_in_the_same_places() -> None:
+    truth = np.array([1.0, np.nan, np.inf, 2.0])
+    assert apart(truth.copy(), truth) == 0.0
+    assert apart(np.array([1.0, np.nan, np.inf, 2.2]), truth) == pytest.approx(0.1)
+    for wrong in ([1.0, 0.0, np.inf, 2.0], [1.0, np.nan, -np.inf, 2.0], [np.nan, np.nan, np.inf, 2.0]):
+        assert apart(np.array(wrong), truth) == np.inf
+    assert apart(truth[:3], truth) == np.inf

@@ -56,6 +56,11 @@ def test_models_in_memory_are_stamped_and_the_given_one_is_not() -> None:
     assert isinstance(result.model, ir.Model)
     assert result.model.metadata_props["normswap.targets"] == "rmsnorm"
     assert not model.metadata_props
+    model.metadata_props.update({"normswap.source_sha256": "of an older source", "author": "somebody"})
+    again = normswap.convert(model, "folded", check=False).model
+    assert isinstance(again, ir.Model)
+    assert "normswap.source_sha256" not in again.metadata_props  # of what is in memory there is no file
+    assert again.metadata_props["author"] == "somebody"
 
 
 def test_what_was_not_changed_is_not_stamped() -> None:
