@@ -15,9 +15,9 @@ import onnx_ir as ir
 from normswap import probes, regions
 from normswap.averages import POOLS, PRODUCTS
 from normswap.facts import Facts
-from normswap.probes import Setting
 from normswap.reference import Array, Floats
 from normswap.regions import Region
+from normswap.setting import Setting, reduced_axes
 
 Flags = npt.NDArray[np.bool_]
 # Enough to tell one law from another on noise-free probes; nothing is rewritten because of a diagnosis.
@@ -165,7 +165,7 @@ def _reduced(region: Region, facts: Facts) -> set[tuple[int, ...]] | None:
             found.add(tuple(range(2, rank)))
         if node.op_type in regions.SUMS and node.inputs[0] is not None:
             shape = facts.shape(node.inputs[0])
-            axes = None if shape is None else probes.reduced_axes(node, len(shape), facts)
+            axes = None if shape is None else reduced_axes(node, len(shape), facts)
             if shape is None or axes is None:
                 return None
             found.add(tuple(axis - len(shape) + rank for axis in axes))

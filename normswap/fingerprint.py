@@ -20,9 +20,9 @@ from normswap.form_candidates import is_piecewise, other, plain
 from normswap.forms import TOLERANCE, Form, solved
 from normswap.naming import size_of
 from normswap.offsets import bent
-from normswap.probes import Setting
 from normswap.reference import Array, Floats, Unexecutable
 from normswap.regions import Region, Shape
+from normswap.setting import Setting, settings
 
 # What float64 leaves of a number that was solved for.
 ROUNDING = 1e-11
@@ -76,7 +76,7 @@ def match(region: Region, facts: Facts) -> Match | str:
     Whole groups with ε under the root come first; other groups, and other places of ε, where that is not it.
     """
     targets = region.targets(facts)
-    both = probes.settings(region, facts)
+    both = settings(region, facts)
     if both is None:
         return "not-executable"
     reasons: list[str] = []
@@ -194,7 +194,7 @@ def parameters(region: Region, found: Match, facts: Facts) -> tuple[Setting, dic
     The region's own constant vectors are read here, and checked on a plain probe and on one around ε's own scale.
     """
     targets = [target for number, target in enumerate(region.targets(facts)) if number in found.targets]
-    ready = probes.settings(region, facts, bindings=(0,))
+    ready = settings(region, facts, bindings=(0,))
     if ready is None:
         return None
     (setting,), form, random = ready, found.form, probes.generator()

@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from normswap import probes
 from normswap.forms import TOLERANCE, Form
-from normswap.probes import Setting
 from normswap.reference import Floats
+from normswap.setting import Setting
 
 # How far from zero, in units of the spread, the nearest first.
 OFFSETS = tuple(sign * 10.0**exponent for exponent in range(3, 13) for sign in (1, -1))

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
-from normswap import maps, probes, reference
+from normswap import maps, reference
 from normswap.drawing import DEVIATION, MEAN, Drawing, generator
 from normswap.facts import Facts
 from normswap.maps import Map
@@ -27,6 +27,7 @@ from normswap.plan import Plan
 from normswap.reference import Array, Floats
 from normswap.regions import Region
 from normswap.scene import Scene
+from normswap.setting import settings
 from normswap.transfer.step import Step
 
 # Relative to the operator on absolute values: rounding of float64 sums of a few thousand terms is 1e-13, and a wrong
@@ -230,16 +231,16 @@ def explicit_error(a_map: Map, value: ir.Value, result: ir.Value, facts: Facts) 
 
 def _check_norm(facts: Facts, plan: Plan, norm: Norm) -> float:
     """The region on the old input against what replaces it, or against itself, on the form it will read."""
-    settings = probes.settings(_region(norm), facts, (0,))
-    if settings is None:
+    ready = settings(_region(norm), facts, (0,))
+    if ready is None:
         raise ValueError("the region does not run")
-    x = generator(norm.name).normal(MEAN, DEVIATION, settings[0].shape)
+    x = generator(norm.name).normal(MEAN, DEVIATION, ready[0].shape)
     goal = next((goal for goal in plan.goals if goal.norm is norm), None)
     # Upwards a goal reads what was pulled onto its input; downwards it is left what it always read.
     label = _read(plan, norm.input, moved=goal is not None and plan.direction == "pull")
     seen = x if label is None else maps.apply(label, x)
-    before = settings[0].run(x)[norm.output]
-    after = settings[0].run(seen)[norm.output] if goal is None else formula(goal.remaining, seen)
+    before = ready[0].run(x)[norm.output]
+    after = ready[0].run(seen)[norm.output] if goal is None else formula(goal.remaining, seen)
     if plan.direction == "push" and norm.output in plan.labels:
         after = maps.apply(plan.labels[norm.output], np.asarray(after, dtype=np.float64))
     size = np.abs(np.asarray(before, dtype=np.float64))

@@ -25,6 +25,7 @@ from normswap.rules.execute import execute, relative
 from normswap.rules.pattern import find
 from normswap.rules.read import NORMS, Definitions
 from normswap.rules.replacement import Inapplicable, discard, emit, exact, fits
+from normswap.setting import settings
 
 SEED = 17
 
@@ -80,11 +81,11 @@ def region_error(raised: Raised, facts: Facts, definitions: Definitions) -> floa
         for some in (norm.nodes, nodes)
     )
     constants = {value: _collapsed(exact(value, facts)) for value in own}
-    settings = probes.settings(Region(norm.input, norm.nodes[0], norm.nodes, read), facts)
-    if settings is None:
+    ready = settings(Region(norm.input, norm.nodes[0], norm.nodes, read), facts)
+    if ready is None:
         raise Unexecutable(f"the operators of `{norm.name}` could not be run on small inputs")
     worst, random = 0.0, np.random.default_rng(SEED)
-    for setting in settings:
+    for setting in ready:
         for x in probes.ordinary(setting.shape, Form.of(norm).scale, random):
             truth = setting.run(x)[norm.output]
             known = execute(nodes, {**constants, norm.input: x}, lambda node: opset_of(node, facts), definitions)

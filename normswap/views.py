@@ -14,10 +14,10 @@ from normswap.fingerprint import ROUNDING, Affine
 from normswap.forms import TOLERANCE, Form
 from normswap.naming import kind_of, size_of
 from normswap.norm import Norm, Parameter, Unrecognized
-from normswap.probes import Setting
 from normswap.reasons import REASONS
 from normswap.reference import Floats
 from normswap.regions import Region
+from normswap.setting import Setting
 
 
 def label(node: ir.Node) -> str:

@@ -11,6 +11,7 @@ from normswap.averages import averages
 from normswap.facts import Facts
 from normswap.learn import learn
 from normswap.regions import Region
+from normswap.setting import kept_axes, settings
 from tests.norm_texts import BIAS, GAIN, WIDTH, model
 
 LAYER_NORM = ["m = ReduceMean <axes = [-1]> (x)", "d = Sub(x, m)", "q = Mul(d, d)", "v = ReduceMean <axes = [-1]> (q)",
@@ -257,8 +258,8 @@ def test_tensors_of_attributes_belong_to_the_key(value, other):
 def test_only_axes_that_nothing_looks_at_are_cut():
     region, known = grown(LAYER_NORM, "x", "m", shape="7,40,12")
     assert region is not None
-    assert probes.kept_axes(region, known) == {2}
-    both = probes.settings(region, known)
+    assert kept_axes(region, known) == {2}
+    both = settings(region, known)
     assert both is not None
     assert [setting.shape for setting in both] == [(2, 3, WIDTH), (3, 4, WIDTH)]
 
@@ -267,8 +268,8 @@ def test_positions_keep_every_axis():
     lines = ["a = Slice(x, start, middle, last)", "m = ReduceMean <axes = [-1]> (a)", "y = Sub(x, m)"]
     region, known = grown(lines, "x", "m", shape="7,40,12")
     assert region is not None
-    assert probes.kept_axes(region, known) is None
-    both = probes.settings(region, known)
+    assert kept_axes(region, known) is None
+    both = settings(region, known)
     assert both is not None
     assert [setting.shape for setting in both] == [(7, 40, WIDTH)] * 2
 
@@ -276,7 +277,7 @@ def test_positions_keep_every_axis():
 def test_a_setting_runs_the_region():
     region, known = grown(LAYER_NORM, "x", "m")
     assert region is not None
-    ready = probes.settings(region, known, bindings=(0,))
+    ready = settings(region, known, bindings=(0,))
     assert ready is not None
     x = np.random.default_rng(3).normal(2, 3, ready[0].shape)
     y = ready[0].run(x)[region.nodes[-1].outputs[0]]
@@ -289,7 +290,7 @@ def test_inverse_sizes_are_read_as_such_in_any_type(dtype):
     lines = ["m = MatMul(x, mean_matrix)", "d = Sub(x, m)", "k = Mul(d, inverse_n)", "c = MatMul(k, center_matrix)"]
     region, known = grown(lines, "x", "m", dtype=dtype)
     assert region is not None
-    ready = probes.settings(region, known)
+    ready = settings(region, known)
     assert ready is not None
     arrays = {value.name: array for value, array in ready[0].arrays.items()}
     np.testing.assert_array_equal(arrays["mean_matrix"], np.full((WIDTH, 1), 1 / WIDTH))
@@ -301,7 +302,7 @@ def test_piercing_probes_lie_on_both_sides_of_every_constant():
     lines = [*LAYER_NORM[:3], "w = ReduceMean <axes = [-1]> (q)", "v = Clip(w, small, large)", *LAYER_NORM[4:]]
     region, known = grown(lines, "x", "m")
     assert region is not None
-    ready = probes.settings(region, known)
+    ready = settings(region, known)
     assert ready is not None
     variances = [x.var(-1) for x in probes.piercing(ready[0], (1,), probes.generator())]
     assert min(v.max() for v in variances) < 1e-12 < 1e4 < max(v.min() for v in variances)
