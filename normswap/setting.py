@@ -7,7 +7,6 @@ reduction and no constant looks at cut to a few elements. A constant within one 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,8 +25,6 @@ from normswap.sizes import Sizes, external, smaller
 MOST_PROBE_ELEMENTS = 1 << 23
 # Axes that a reduction looks at are cut where a probe had to be larger than this: it would be run some fifty times.
 MANY_ELEMENTS = 1 << 15
-# So many reductions, one behind the other, make one statistic of several axes at most.
-MOST_REDUCTIONS = 4
 # The operators in which a constant 1/N makes a mean of a sum.
 FACTORS = PRODUCTS | {"Mul"}
 
@@ -90,7 +87,7 @@ def _sizes(region: Region, facts: Facts) -> Iterator[tuple[Sizes, Sizes]]:
 def _setting(region: Region, sizes: Sizes, binding: int, facts: Facts) -> Setting | None:
     if not 0 < np.prod(sizes.shape, dtype=np.float64) <= MOST_PROBE_ELEMENTS:
         return None
-    counts = _counts(region, binding, facts)
+    counts = _counts(facts.shape(region.x, binding) or ())
     arrays = {}
     for value in region.externals:
         if value in region.neutral:
@@ -162,26 +159,14 @@ def reduced_axes(node: ir.Node, rank: int, facts: Facts) -> tuple[int, ...] | No
     return tuple(sorted(axis % rank for axis in axes)) or tuple(range(rank))
 
 
-def _counts(region: Region, binding: int, facts: Facts) -> frozenset[int]:
-    """How many elements the region's reductions take together, each by itself and one behind the other."""
-    found = set[int]()
-    for node in region.nodes:
-        if regions.reduces(node):
-            found.update(_taken(node, binding, facts))
-    several = (itertools.combinations(sorted(found), length) for length in range(1, MOST_REDUCTIONS + 1))
-    return frozenset(int(np.prod(part)) for parts in several for part in parts) - {1}
-
-
-def _taken(node: ir.Node, binding: int, facts: Facts) -> Iterator[int]:
-    """How many elements of its input one of the output is made of; of a product, how long its constant is."""
-    before = None if node.inputs[0] is None else facts.shape(node.inputs[0], binding)
-    after = facts.shape(node.outputs[0], binding)
-    if before is not None and after is not None and 0 not in after:
-        yield math.prod(before) // math.prod(after)
-    for value in node.inputs if node.op_type in PRODUCTS else ():
-        own = facts.shape(value, binding) if value is not None and facts.is_constant(value) else None
-        if own:
-            yield from (max(own), math.prod(own))
+def _counts(shape: Shape) -> frozenset[int]:
+    """The sizes that a group of x's elements may have."""
+    return frozenset(
+        int(np.prod(part))
+        for length in range(1, len(shape) + 1)
+        for part in itertools.combinations(shape, length)
+        if np.prod(part) > 1
+    )
 
 
 def _read(array: Array, counts: frozenset[int]) -> Array:
